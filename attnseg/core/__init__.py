@@ -1,0 +1,1 @@
+"""Floor 0: names and checks everything else shares."""

@@ -1,0 +1,97 @@
+"""Devices: one mesh with the axes ``data`` and ``fsdp``, and where arrays live on it.
+
+A batch is split over both axes; parameters are copied over ``data`` and split over ``fsdp``.
+Models know nothing of this: BatchNorm under `jax.jit` sees the global batch by construction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from attnseg.core.errors import check
+
+DATA, FSDP = "data", "fsdp"
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """Builds the mesh over all devices.
+
+    Args:
+      data: devices that hold different examples; -1 takes all that `fsdp` leaves.
+      fsdp: devices that share one copy of the parameters.
+
+    Raises:
+      UserError: the product is not the number of devices.
+    """
+    total = jax.device_count()
+    check(fsdp >= 1 and (data >= 1 or data == -1), f"mesh.data={data}, mesh.fsdp={fsdp}: use >= 1.")
+    if data == -1:
+        data = total // fsdp
+    check(
+        data * fsdp == total,
+        f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, {total} are there; "
+        "mesh.data=-1 takes what is left.",
+    )
+    return Mesh(np.asarray(jax.devices()).reshape(data, fsdp), (DATA, FSDP))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First axis over every device."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Splits each array's longest divisible axis over ``fsdp``; small arrays are copied."""
+    ways = mesh.shape[FSDP]
+
+    def place(leaf: Any) -> NamedSharding:
+        shape = tuple(leaf.shape)
+        axes = [i for i, side in enumerate(shape) if side % ways == 0]
+        if ways == 1 or not axes or np.prod(shape) < 2**14:
+            return replicated(mesh)
+        longest = max(axes, key=lambda i: shape[i])
+        return NamedSharding(mesh, PartitionSpec(*([None] * longest), FSDP))
+
+    return jax.tree_util.tree_map(place, tree)
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, what: str) -> None:
+    """Raises `UserError` unless the global batch splits evenly over devices and processes."""
+    ways = mesh.size
+    check(
+        batch_size >= 1 and batch_size % ways == 0,
+        f"{what}={batch_size} does not split over {ways} devices; "
+        f"use a multiple of {ways}, e.g. {max(1, round(batch_size / ways)) * ways}.",
+    )
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Turns this process's rows of a batch into global arrays split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def start_processes() -> None:
+    """Joins the processes of a multi-host job, when the environment describes one.
+
+    `jax.distributed.initialize` reads SLURM, Open MPI and cloud TPU environments itself; the
+    variables ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` name any
+    other cluster.
+    """
+    import os
+
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize(
+            coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+            process_id=int(os.environ["JAX_PROCESS_ID"]),
+        )

@@ -1,0 +1,1 @@
+"""TFDS builders of attnseg; each prepares from encoded bytes, without TensorFlow."""

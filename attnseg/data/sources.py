@@ -1,0 +1,111 @@
+"""From a data set's name to its examples; prepares a copy on first use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pathlib
+from typing import Protocol
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from attnseg.core.errors import UserError, check, lookup
+from attnseg.core.types import Example
+from attnseg.data.builders.camvid import LAYOUT, Camvid, camvid_config
+from attnseg.data.builders.shapes import Shapes, shapes_config
+from attnseg.data.info import DATASETS
+from attnseg.data.tfds_source import TfdsSource
+
+
+class Source(Protocol):
+    """Examples by index. Can be pickled, and ``repr`` is the same in every process and run."""
+
+    cache_dir: str | None  # where facts about the data may be kept, if anywhere
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns image u8 [h w 3] RGB, label u8 [h w] of train ids, id str, size i32 [2]."""
+
+
+def open_source(
+    name: str, split: str, *, root: str | None = None, prepared_dir: str | None = None
+) -> Source:
+    """Opens a split of a data set, preparing the data set first where that has not been done.
+
+    Args:
+      name: key of `DATASETS`.
+      split: "train", "val" or "test".
+      root: folder with the user's files, for data sets that are not embedded.
+      prepared_dir: where prepared copies lie; by default $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+
+    Raises:
+      UserError: unknown name or split, no builder, `root` missing or not laid out as expected,
+        or a `prepared_dir` that cannot be written.
+    """
+    info = lookup(DATASETS, name, "data set")
+    make_builder = _BUILDERS.get(name)
+    check(
+        make_builder is not None,
+        f'data set "{name}" has no builder yet; those with one: {", ".join(_BUILDERS)}.',
+    )
+    builder = make_builder(root, prepared_dir or _default_prepared_dir())
+    _prepare(builder)
+    return TfdsSource(str(builder.data_dir), split, info)
+
+
+def _default_prepared_dir() -> str:
+    return os.environ.get("TFDS_DATA_DIR") or str(pathlib.Path.home() / "tensorflow_datasets")
+
+
+def _shapes(root: str | None, data_dir: str) -> Shapes:
+    del root  # drawn, not read
+    return _quietly(Shapes, data_dir=data_dir, config=shapes_config())
+
+
+def _camvid(root: str | None, data_dir: str) -> Camvid:
+    check(
+        bool(root),
+        "camvid is read from a folder of yours: pass --config.data.root=FOLDER, "
+        f"where FOLDER holds {LAYOUT}.",
+    )
+    return _quietly(Camvid, data_dir=data_dir, config=camvid_config(root))
+
+
+_BUILDERS = {"shapes": _shapes, "camvid": _camvid}
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Writes the copy unless it is there.
+
+    TFDS writes into a folder of another name and renames it when all is written, so a copy that
+    exists is whole.
+    """
+    folder = pathlib.Path(builder.data_dir)
+    if folder.exists():
+        return
+    logging.info("Preparing %s in %s (once).", builder.name, folder)
+    try:
+        _quietly(builder.download_and_prepare, file_format="array_record")
+    except OSError as error:
+        # Another process may have finished the same copy a moment before.
+        if not folder.exists():
+            raise UserError(
+                f'the copy of {builder.name} cannot be written to "{folder}" ({error}); set '
+                "TFDS_DATA_DIR to a folder with room that you may write to."
+            ) from error
+
+
+def _quietly(function, *args, **kwargs):
+    """Calls `function` without the notes of TFDS on downloads that do not take place."""
+    verbosity = logging.get_verbosity()
+    tfds.disable_progress_bar()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return function(*args, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,75 @@
+"""Examples of a prepared TFDS data set, read from ArrayRecord without TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from attnseg.core.errors import UserError
+from attnseg.core.types import ID, IMAGE, LABEL, SIZE, Example
+from attnseg.data.decode import decode_image, decode_label
+from attnseg.data.info import DatasetInfo, map_labels
+
+
+class TfdsSource:
+    """Random access to one split of a prepared copy; see `attnseg.data.sources.Source`.
+
+    Opens its files on first use, in each process anew, so that it can be pickled for workers.
+    """
+
+    def __init__(self, folder: str, split: str, info: DatasetInfo):
+        """
+        Args:
+          folder: the prepared copy, ``DATA_DIR/NAME/CONFIG/VERSION``.
+          split: one of the splits in it.
+          info: gives the label map.
+
+        Raises:
+          UserError: the copy has no such split; the message lists those it has.
+        """
+        splits = tfds.builder_from_directory(folder).info.splits
+        if split not in splits:
+            raise UserError(f'{info.name} has no split "{split}"; it has {", ".join(splits)}.')
+        self.cache_dir = folder
+        self._split = split
+        self._info = info
+        self._length = splits[split].num_examples
+
+    @functools.cached_property
+    def _records(self):
+        decoders = {name: tfds.decode.SkipDecoding() for name in (IMAGE, LABEL)}
+        builder = tfds.builder_from_directory(self.cache_dir)
+        return builder.as_data_source(self._split, decoders=decoders)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns example `index`: image u8 [h w 3], label u8 [h w] of train ids, id, size.
+
+        Raises:
+          UserError: the files are damaged or hold ids outside the label map; names the file.
+        """
+        record = self._records[int(index)]
+        try:
+            image = decode_image(record[IMAGE])
+            label = map_labels(decode_label(record[LABEL]), self._info)
+        except UserError as error:
+            raise UserError(f'{self._info.name} "{record["file"].decode()}": {error}') from None
+        return {
+            IMAGE: image,
+            LABEL: label,
+            ID: record[ID].decode(),
+            SIZE: np.array(image.shape[:2], np.int32),
+        }
+
+    def __repr__(self) -> str:
+        # Part of a stored data position: the same for the same data wherever they lie.
+        config, version = pathlib.Path(self.cache_dir).parts[-2:]
+        return f"TfdsSource({self._info.name}/{config}/{version}, {self._split}, {self._length})"
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_records"}

@@ -1,0 +1,159 @@
+"""Geometry on the host: scale, crop, flip and padding, each image resampled once.
+
+Pixels are squares and a coordinate names the middle of one, as in `cv2.resize`: scaling then
+cropping in two steps gives the same result. Photometric changes and normalisation are not made
+here but on the device, where they cost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from attnseg.core.errors import check
+from attnseg.core.types import IGNORE, IMAGE, LABEL, Example
+
+CROP_TRIES = 10
+TRIAL_STRIDE = 4  # a trial crop is judged on every fourth pixel of every fourth row
+IMAGE_PADDING = 0  # black, as mmsegmentation pads
+
+
+def fit_scale(size: tuple[int, int], resize: tuple[int, int] | None) -> float:
+    """Returns the factor that fits an image into `resize`, keeping its ratio; 1 without one.
+
+    As mmsegmentation has it: the longer side to at most the longer of `resize`, the shorter side
+    to at most the shorter, whichever way round they lie.
+
+    Args:
+      size, resize: (h, w) in pixels.
+    """
+    if resize is None:
+        return 1.0
+    return min(max(resize) / max(size), min(resize) / min(size))
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomGeometry:
+    """Random scale, crop and flip of an example: one resample, output of one size.
+
+    Attributes:
+      crop: (h, w) of the output in pixels.
+      resize: (h, w) that the image is fitted into before the random scale; None leaves it.
+      scale: least and greatest random factor.
+      flip: chance of a horizontal flip.
+      cat_max_ratio: share of the valid pixels above which one class spoils a crop; another place
+        is tried, `CROP_TRIES` times at most. 1 accepts every crop.
+      pad: fill up images smaller than the crop, at the right and the bottom, with black and
+        `IGNORE`; without it they are an error.
+    """
+
+    crop: tuple[int, int]
+    resize: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    cat_max_ratio: float = 0.75
+    pad: bool = True
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Returns image u8 [crop 3] and label u8 [crop]; other keys are left out.
+
+        Raises:
+          UserError: the scaled image is smaller than the crop and `pad` is False.
+        """
+        image, label = example[IMAGE], example[LABEL]
+        size = image.shape[:2]
+        scaled = _scaled(size, fit_scale(size, self.resize) * rng.uniform(*self.scale))
+        self._check_fits(size, scaled)
+        rows, cols = self._window(label, scaled, rng)
+        if rng.uniform() < self.flip:
+            cols = cols[::-1]
+        return {
+            IMAGE: _padded(_sample_image(image, scaled, rows, cols), self.crop, IMAGE_PADDING),
+            LABEL: _padded(_sample_label(label, scaled, rows, cols), self.crop, IGNORE),
+        }
+
+    def check_crop(self, size: tuple[int, int]) -> None:
+        """Checks an example's size (h, w) before training, at the smallest scale.
+
+        Raises:
+          UserError: images of this size can come out smaller than the crop and `pad` is False.
+        """
+        self._check_fits(size, _scaled(size, fit_scale(size, self.resize) * self.scale[0]))
+
+    def _check_fits(self, size, scaled) -> None:
+        fits = scaled[0] >= self.crop[0] and scaled[1] >= self.crop[1]
+        check(
+            self.pad or fits,
+            f"an image of {size[1]}x{size[0]} is scaled to {scaled[1]}x{scaled[0]} (width x "
+            f"height), less than the crop of {self.crop[1]}x{self.crop[0]}; pad it, or choose a "
+            "smaller crop or a greater smallest scale.",
+        )
+
+    def _window(self, label, scaled, rng) -> tuple[np.ndarray, np.ndarray]:
+        """Picks rows and columns of the scaled image, at most as many as the crop has."""
+        height, width = min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1])
+        for _ in range(CROP_TRIES):
+            top = int(rng.integers(scaled[0] - height + 1))
+            left = int(rng.integers(scaled[1] - width + 1))
+            rows, cols = np.arange(top, top + height), np.arange(left, left + width)
+            if self.cat_max_ratio >= 1:
+                break
+            trial = _sample_label(label, scaled, rows[::TRIAL_STRIDE], cols[::TRIAL_STRIDE])
+            counts = np.bincount(trial.ravel(), minlength=IGNORE + 1)[:IGNORE]
+            if np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum():
+                break
+        return rows, cols
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResize:
+    """Fits the image into `resize` (h, w), keeping its ratio; the label keeps its own size.
+
+    None leaves the image as it is.
+    """
+
+    resize: tuple[int, int] | None = None
+
+    def __call__(self, example: Example) -> Example:
+        """Returns the example with image u8 [h' w' 3]; everything else is as it was."""
+        size = example[IMAGE].shape[:2]
+        scaled = _scaled(size, fit_scale(size, self.resize))
+        if scaled == size:
+            return example
+        image = cv2.resize(example[IMAGE], scaled[::-1], interpolation=cv2.INTER_LINEAR)
+        return example | {IMAGE: image}
+
+
+def _sample_image(image, scaled, rows, cols) -> np.ndarray:
+    """Bilinear values at `rows` and `cols` (evenly spaced, may run backwards) of a scaled image."""
+    fy, fx = image.shape[0] / scaled[0], image.shape[1] / scaled[1]
+    step = fx if cols[-1] >= cols[0] else -fx
+    matrix = np.array([[step, 0, (cols[0] + 0.5) * fx - 0.5], [0, fy, (rows[0] + 0.5) * fy - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    # The edge is repeated, not padded here: black would bleed into the outermost half pixel.
+    return cv2.warpAffine(
+        image, matrix, (len(cols), len(rows)), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def _sample_label(label, scaled, rows, cols) -> np.ndarray:
+    """Nearest values at `rows` and `cols` of a scaled label (`cv2.INTER_NEAREST_EXACT`)."""
+    # Integers: pixel y of n covers the middle at (y + 1/2) h / n, exactly.
+    source_rows = (2 * rows + 1) * label.shape[0] // (2 * scaled[0])
+    source_cols = (2 * cols + 1) * label.shape[1] // (2 * scaled[1])
+    return label[source_rows][:, source_cols]
+
+
+def _padded(array: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
+    """Fills up [h w ...] at the bottom and the right to `size`."""
+    if array.shape[:2] == tuple(size):
+        return np.ascontiguousarray(array)
+    full = np.full((*size, *array.shape[2:]), value, array.dtype)
+    full[: array.shape[0], : array.shape[1]] = array
+    return full

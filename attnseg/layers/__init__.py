@@ -1,0 +1,1 @@
+"""Floor 1: linen blocks, from convolution to attention."""

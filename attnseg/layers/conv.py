@@ -1,0 +1,90 @@
+"""Linear maps and convolutions with explicit padding and the papers' initialisers."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from attnseg.ops.depthwise import depthwise_conv
+
+# torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred deviations: in effect it never cuts.
+linear_init = nn.initializers.normal(0.02)
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+fan_in_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+linear = functools.partial(nn.Dense, kernel_init=linear_init)
+
+
+def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Normal by fan-out for a kernel [kh kw 1 c] with c groups: variance 2 / (kh kw)."""
+    return jax.random.normal(key, shape, dtype) * (2.0 / (shape[0] * shape[1])) ** 0.5
+
+
+def conv(features: int, kernel: int, stride: int = 1, **kwargs) -> nn.Conv:
+    """Square convolution padded by ``kernel // 2`` on every side (SAME would be lopsided)."""
+    kwargs.setdefault("kernel_init", conv_init)
+    return nn.Conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, **kwargs)
+
+
+class PatchConv(nn.Module):
+    """Convolution whose stride is its kernel: one linear map of non-overlapping patches.
+
+    Rows and columns that do not fill a patch are dropped, as a convolution without padding does.
+    """
+
+    features: int
+    patch: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n h w c] -> [n h//patch w//patch features]."""
+        n, h, w, c = x.shape
+        p = self.patch
+        rows, columns = h // p, w // p
+        kernel = self.param("kernel", conv_init, (p, p, c, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = x[:, : rows * p, : columns * p].reshape(n, rows, p, columns, p, c)
+        return jnp.einsum("nhiwjc,ijco->nhwo", x, kernel) + bias
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution with bias, stride 1, that keeps the grid."""
+
+    kernel: tuple[int, int] = (3, 3)
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n h w c] -> [n h w c]."""
+        c = x.shape[-1]
+        kernel = self.param("kernel", depthwise_init, (*self.kernel, 1, c), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return depthwise_conv(x, kernel) + bias
+
+
+class KeyLinear(nn.Module):
+    """Projection to attention keys whose bias is kept but never computed with.
+
+    A key bias adds the same number to all logits of a query, which softmax removes. Leaving it
+    out gives the same output and a gradient of exactly zero; computing with it gives rounding
+    noise that Adam would turn into full-sized steps. It stays a parameter because every
+    published checkpoint has one.
+    """
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[... c] -> [... features]."""
+        kernel = self.param("kernel", linear_init, (x.shape[-1], self.features), jnp.float32)
+        self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return x @ kernel

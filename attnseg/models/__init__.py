@@ -1,0 +1,1 @@
+"""Floor 2: networks and the one table of their names."""

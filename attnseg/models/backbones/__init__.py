@@ -1,0 +1,1 @@
+"""Backbones: images [n h w 3] to `Features`."""

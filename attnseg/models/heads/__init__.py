@@ -1,0 +1,1 @@
+"""Heads: `Features` to logits. No head knows a backbone."""

@@ -1,0 +1,1 @@
+"""Floor 0: pure functions with their gradients, no parameters."""

@@ -1,0 +1,99 @@
+"""Depthwise convolution with its own gradient.
+
+XLA runs grouped convolution on the CPU through a generic loop. The same arithmetic as shifted
+multiply-adds is one vectorised pass, and the kernel gradient becomes vectorised sums closed by a
+matrix product. Other platforms use XLA's grouped convolution.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_BATCH_FOLD = 8  # examples summed in registers before the kernel gradient is reduced
+
+
+def _same_padding(kernel: Array) -> list[tuple[int, int]]:
+    return [(side // 2, side // 2) for side in kernel.shape[:2]]
+
+
+def _pad(x: Array, kernel: Array) -> Array:
+    return jnp.pad(x, [(0, 0), *_same_padding(kernel), (0, 0)])
+
+
+def _grouped_conv(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=_same_padding(kernel),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _shift_and_add(x: Array, kernel: Array) -> Array:
+    _, h, w, _ = x.shape
+    rows, columns = kernel.shape[:2]
+    padded = _pad(x, kernel)
+    return sum(
+        padded[:, i : i + h, j : j + w] * kernel[i, j, 0]
+        for i in range(rows)
+        for j in range(columns)
+    )
+
+
+def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
+    return jax.linear_transpose(lambda k: _grouped_conv(x, k), kernel)(grad)[0]
+
+
+def _kernel_gradient_sums(x: Array, grad: Array, kernel: Array) -> Array:
+    n, h, w, c = x.shape
+    rows, columns = kernel.shape[:2]
+    fold = max(f for f in range(1, _BATCH_FOLD + 1) if n % f == 0)
+    padded = _pad(x, kernel)
+    padded = padded.reshape(fold, n // fold, *padded.shape[1:])
+    grad = grad.reshape(fold, n // fold, h, w, c)
+
+    def tap(i: int, j: int) -> Array:
+        # Summing `fold` examples elementwise first keeps the loop vectorised; the product with a
+        # row of ones reduces the rest faster than XLA's reduction over leading axes.
+        product = sum(padded[f, :, i : i + h, j : j + w] * grad[f] for f in range(fold))
+        product = product.reshape(-1, c)
+        ones = jnp.ones((1, product.shape[0]), product.dtype)
+        return jnp.matmul(ones, product, precision="highest", preferred_element_type=jnp.float32)
+
+    taps = [tap(i, j) for i in range(rows) for j in range(columns)]
+    return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+
+
+@jax.custom_vjp
+def depthwise_conv(x: Array, kernel: Array) -> Array:
+    """Depthwise convolution, stride 1, zero padding that keeps the grid.
+
+    Args:
+      x: [n h w c].
+      kernel: [kh kw 1 c] with odd kh and kw.
+
+    Returns:
+      [n h w c], in the dtype of `x`.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_shift_and_add, default=_grouped_conv)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # Correlating the gradient with the flipped kernel is the transpose of a "same" convolution.
+    grad_x = depthwise_conv(grad, kernel[::-1, ::-1])
+    grad_kernel = jax.lax.platform_dependent(
+        x, grad, kernel, cpu=_kernel_gradient_sums, default=_kernel_gradient_conv
+    )
+    return grad_x, grad_kernel
+
+
+depthwise_conv.defvjp(_forward, _backward)

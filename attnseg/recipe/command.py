@@ -1,0 +1,66 @@
+"""What the programs in ``launch/`` share: arguments, overrides and the telling of errors."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attnseg.core.errors import UserError, check
+from attnseg.core.mesh import start_processes
+
+OVERRIDE = "--config."
+USAGE_ERROR = 2  # exit status of a mistake in the input
+
+
+def parse_value(text: str) -> Any:
+    """Python literal, ``true``/``false``, or the text itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes ``--config.a.b=V`` and ``--config.a.b V`` out of the arguments.
+
+    Raises:
+      UserError: an override without a value.
+    """
+    rest: list[str] = []
+    changes: dict[str, Any] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith(OVERRIDE):
+            rest.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(OVERRIDE).partition("=")
+        if not equals:
+            check(bool(queue), f"{argument} has no value; write {argument}=VALUE.")
+            value = queue.pop(0)
+        changes[key] = parse_value(value)
+    return rest, changes
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    function: Callable[[argparse.Namespace, dict[str, Any]], None],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Calls ``function(options, configuration overrides)``; a `UserError` becomes one line.
+
+    Exits with status 2 on a `UserError`.
+    """
+    try:
+        rest, changes = split_overrides(sys.argv[1:] if arguments is None else arguments)
+        options = parser.parse_args(rest)
+        start_processes()
+        function(options, changes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR) from None

@@ -1,0 +1,131 @@
+"""Every configuration key with its meaning, unit and default.
+
+A configuration file takes these, changes what differs and returns them. They are locked
+afterwards: a key that is not here cannot be set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from attnseg.models import zoo
+
+
+def _fields(part: zoo.Part) -> ConfigDict:
+    """The fields of a backbone or head, unset; None leaves the published value in place."""
+    fields = ConfigDict()
+    for name, value in zoo.part_fields(part).items():
+        fields[name] = placeholder(type(value))
+    return fields
+
+
+def get_config(model: str) -> ConfigDict:
+    """All keys for training `model` (a name of `attnseg.list_models()`)."""
+    spec = zoo.find_spec(model)
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, data order, augmentation and dropout
+
+    c.model = ConfigDict()
+    c.model.name = model  # a name of attnseg.list_models()
+    c.model.dtype = "float32"  # of the computation: float32 | bfloat16
+    c.model.backbone = _fields(spec.backbone)  # fields of the backbone that differ
+    c.model.head = _fields(spec.head)  # fields of the head that differ
+
+    c.init = ConfigDict()
+    c.init.weights = placeholder(str)  # weight file to start from; None starts at random
+
+    c.data = ConfigDict()
+    c.data.name = "shapes"  # a name of attnseg.data.DATASETS
+    c.data.root = placeholder(str)  # folder with the original files, where the data set needs one
+    c.data.prepared = placeholder(str)  # where prepared copies live; None: TFDS's own folder
+    c.data.batch_size = 16  # examples per step over all devices and parts
+    c.data.resize = placeholder(tuple)  # (h, w) the image is fitted into before `scale`
+    c.data.scale = (0.5, 2.0)  # range of the random factor on the image's size
+    c.data.crop = (512, 512)  # (h, w) of the training image
+    c.data.pad = True  # fill crops that reach over the image; False refuses them
+    c.data.cat_max_ratio = 0.75  # largest share of one class in a crop, tried 10 times
+    c.data.flip = 0.5  # probability of a horizontal flip
+    c.data.photometric = True  # random brightness, contrast, saturation and hue
+    c.data.workers = 0  # processes that read and transform; 0: threads of this one
+    c.data.prefetch = 4  # batches made ahead
+    c.data.scan = 1000  # label files checked before training; 0 checks none
+
+    c.loss = ConfigDict()
+    c.loss.class_weights = placeholder(tuple)  # one factor per class
+    c.loss.label_smoothing = 0.0  # share of the target spread over all classes
+    c.loss.aux_weight = 0.4  # factor of an auxiliary head's loss
+
+    c.optim = ConfigDict()
+    c.optim.name = "adamw"  # adamw | sgd
+    c.optim.lr = 6e-5  # peak learning rate
+    c.optim.betas = (0.9, 0.999)  # of adamw
+    c.optim.momentum = 0.9  # of sgd
+    c.optim.weight_decay = 0.01
+    c.optim.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
+    # (regex over parameter names, learning-rate factor, weight decay?); the first match counts
+    c.optim.rules = ((".*", 1.0, True),)
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "poly"  # poly | cosine | constant
+    c.schedule.power = 1.0  # of poly
+    c.schedule.warmup_steps = 1500
+    c.schedule.warmup_ratio = 1e-6  # factor on the rate at step 0
+    c.schedule.end_lr = 0.0
+
+    c.train = ConfigDict()
+    c.train.steps = 160_000  # updates
+    c.train.epochs = placeholder(float)  # passes over the data; goes before `steps` when set
+    c.train.accumulate = 1  # parts a batch is worked through in, to save memory
+    c.train.ema = 0.0  # decay of the averaged parameters that are then evaluated; 0: none
+
+    c.eval = ConfigDict()
+    c.eval.every = 4000  # steps
+    c.eval.split = "val"
+    c.eval.batch_size = 16
+    c.eval.mode = "whole"  # whole: the image in one piece
+    c.eval.resize = placeholder(tuple)  # (h, w) the image is fitted into; labels keep their size
+    c.eval.overlays = 4  # pictures drawn after each evaluation
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 4000  # steps, besides one after each evaluation
+    c.checkpoint.keep = 2  # latest ones kept, besides the best
+
+    c.log = ConfigDict()
+    c.log.every = 50  # steps
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # devices that split the batch; -1: all that are left
+    c.mesh.fsdp = 1  # devices that split the parameters
+    return c
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.dtype": tuple(zoo.DTYPES),
+    "optim.name": ("adamw", "sgd"),
+    "schedule.name": ("poly", "cosine", "constant"),
+    "eval.mode": ("whole",),
+}
+# Keys that must be at least this.
+MINIMA: dict[str, float] = {
+    "data.batch_size": 1,
+    "data.workers": 0,
+    "data.prefetch": 1,
+    "data.scan": 0,
+    "optim.lr": 0.0,
+    "optim.clip_norm": 0.0,
+    "optim.weight_decay": 0.0,
+    "schedule.warmup_steps": 0,
+    "train.steps": 1,
+    "train.accumulate": 1,
+    "eval.every": 1,
+    "eval.batch_size": 1,
+    "eval.overlays": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "log.every": 1,
+}
+# Keys whose value is a share.
+SHARES = ("data.flip", "data.cat_max_ratio", "loss.label_smoothing", "train.ema")

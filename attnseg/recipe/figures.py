@@ -1,0 +1,81 @@
+"""Pictures of a run: predictions beside the truth, curves, IoU of each class."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from attnseg import data
+from attnseg.core.types import ID, IMAGE, LABEL
+from attnseg.recipe import assemble
+from attnseg.train.evaluate import predict_examples
+from attnseg.train.log import FILE, MetricLog, read_metrics
+from attnseg.train.loop import Job
+from attnseg.train.state import TrainState
+from attnseg.viz import comparison, plot_class_iou, plot_curves, save_png
+
+FOLDER = "figures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some examples of a source."""
+
+    source: data.Source
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[self.indices[index]]
+
+
+class Overlays:
+    """Draws the predictions for a few examples, to ``WORKDIR/figures`` and TensorBoard."""
+
+    def __init__(self, config: ConfigDict, source: data.Source, job: Job, workdir: Path):
+        self._config, self._job, self._folder = config, job, Path(workdir) / FOLDER
+        count = min(config.eval.overlays, len(source))
+        # Spread over the split: neighbours are often frames of one video.
+        picks = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
+        self._examples = Subset(source, tuple(picks))
+
+        def predict(params, batch_stats, batch):
+            outputs = job.apply_eval(params, batch_stats, job.task.inputs(batch[IMAGE]))
+            return job.task.predict(outputs, batch[LABEL].shape[1:])
+
+        self._predict = jax.jit(predict)
+
+    def __call__(self, log: MetricLog, step: int, state: TrainState) -> None:
+        """Draws with the parameters that are evaluated."""
+        if not len(self._examples) or jax.process_count() > 1:
+            return
+        info = assemble.dataset_info(self._config)
+        predictions = {}
+        for batch in assemble.eval_batches(self._config, self._examples):
+            rows = predict_examples(self._predict, state, batch, self._job.mesh)
+            predictions |= dict(zip(batch[ID], rows, strict=False))
+        for index in range(len(self._examples)):
+            example = self._examples[index]
+            picture = comparison(
+                example[IMAGE],
+                example[LABEL],
+                predictions[example[ID]],
+                info.palette,
+                info.classes,
+            )
+            save_png(self._folder / f"overlay_{index}.png", picture)
+            log.image(step, f"val/overlay_{index}", picture)
+
+
+def draw_figures(workdir: Path, info: data.DatasetInfo, scores: dict[str, float]) -> None:
+    """Curves and IoU of each class as PNG."""
+    plot_curves(read_metrics(workdir / FILE), workdir / FOLDER / "curves.png")
+    ious = {k.removeprefix("iou/"): v for k, v in scores.items() if k.startswith("iou/")}
+    palette = dict(zip(info.classes, info.palette, strict=True))
+    plot_class_iou(ious, workdir / FOLDER / "class_iou.png", palette)

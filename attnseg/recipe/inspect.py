@@ -1,0 +1,72 @@
+"""What a configuration comes to, as text and pictures, without training."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from attnseg import data
+from attnseg.core import tree
+from attnseg.core.types import IMAGE, LABEL
+from attnseg.recipe import assemble
+from attnseg.recipe.load import leaves
+from attnseg.train.optim import Rule
+from attnseg.viz import overlay, save_png
+
+
+def configuration(config: ConfigDict) -> str:
+    """Every key and its value, one a line."""
+    values = leaves(config)
+    width = max(map(len, values))
+    return "\n".join(f"{key:{width}}  {value}" for key, value in values.items())
+
+
+def parameters(config: ConfigDict) -> str:
+    """Every parameter with shape, learning-rate factor and decay, then counts by part."""
+    init = assemble.init_function(config, assemble.build_model(config))
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    rules = [Rule(*rule) for rule in config.optim.rules]
+    matched = tree.flat(
+        tree.match_rules([(rule.pattern, rule) for rule in rules], params, "optim.rules")
+    )
+    leaves = tree.named_leaves(params)
+    width = max(len(name) for name, _ in leaves)
+    lines = []
+    for name, leaf in leaves:
+        rule = matched[name]
+        decay = config.optim.weight_decay if rule.weight_decay else 0.0
+        shape = "x".join(map(str, leaf.shape))
+        lines.append(
+            f"{name:{width}}  {shape:>16}  lr {config.optim.lr * rule.lr_scale:.1e}  decay {decay:g}"
+        )
+    lines += [f"{part}: {tree.count(branch):,}" for part, branch in params.items()]
+    lines.append(f"total: {tree.count(params):,}")
+    return "\n".join(lines)
+
+
+def labels(config: ConfigDict, split: str) -> str:
+    """The label map and the pixels of each class in a split."""
+    info = assemble.dataset_info(config)
+    source = assemble.open_split(config, split)
+    report = data.scan_labels(source, info, None)
+    pairs = ", ".join(f"{raw}->{train}" for raw, train in sorted(info.label_map.items()))
+    return f"raw id -> train id (255: ignored): {pairs}\n{report.table()}"
+
+
+def batch(config: ConfigDict, path: str, most: int = 8) -> str:
+    """Draws the first training batch with its labels to `path`; returns what it holds."""
+    source = assemble.open_split(config, "train")
+    stream = assemble.train_batches(config, source, 0)
+    try:
+        first = next(stream)
+    finally:
+        stream.close()
+    palette = assemble.dataset_info(config).palette
+    rows = [
+        np.concatenate([image, overlay(image, label, palette)], axis=0)
+        for image, label in zip(first[IMAGE][:most], first[LABEL][:most], strict=True)
+    ]
+    save_png(path, np.concatenate(rows, axis=1))
+    shapes = "\n".join(f"{key:6} {v.dtype} {v.shape}" for key, v in first.items())
+    return f"{shapes}\nwritten to {path}"

@@ -1,0 +1,143 @@
+"""From a configuration file and overrides to a checked, locked ConfigDict, and to JSON."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from attnseg.core.errors import UserError, check, did_you_mean
+from attnseg.recipe import defaults
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """``{"section.key": value}`` of every key."""
+    found = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
+    """Sets dotted keys, e.g. ``{"train.steps": 10}``.
+
+    Raises:
+      UserError: unknown key, with the nearest one, or a value of another type.
+    """
+    known = leaves(config)
+    for key, value in changes.items():
+        check(
+            key in known,
+            f'unknown configuration key "{key}".{did_you_mean(key, known)} '
+            "`python launch/show.py config --config=FILE` lists all keys.",
+        )
+        section, _, name = key.rpartition(".")
+        node = config
+        for part in section.split(".") if section else []:
+            node = node[part]
+        if isinstance(value, list):
+            value = tuple(value)
+        wanted = node.get_type(name)
+        if (wanted, type(value)) in ((float, int), (str, int), (str, float)):
+            value = wanted(value)
+        try:
+            node[name] = value
+        except TypeError as error:
+            raise UserError(
+                f"{key}={value!r} is a {type(value).__name__}, expected a {wanted.__name__}."
+            ) from error
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks values against the allowed ones.
+
+    Raises:
+      UserError: a value out of range.
+    """
+    values = leaves(config)
+    for key, allowed in defaults.CHOICES.items():
+        check(
+            values[key] in allowed,
+            f'{key}="{values[key]}" is not known.{did_you_mean(values[key], allowed)} '
+            f"Allowed: {', '.join(allowed)}.",
+        )
+    for key, least in defaults.MINIMA.items():
+        check(values[key] >= least, f"{key}={values[key]} is too small; use at least {least:g}.")
+    for key in defaults.SHARES:
+        check(0 <= values[key] <= 1, f"{key}={values[key]} is not a share; use 0 to 1.")
+    for key in ("data.crop", "data.resize", "eval.resize"):
+        size = values[key]
+        if size is not None:
+            ok = len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
+            check(ok, f"{key}={size} is not a size; use two positive integers (height, width).")
+    low, high = values["data.scale"]
+    check(0 < low <= high, f"data.scale={low, high} is not a range; use 0 < low <= high.")
+    parts, batch = values["train.accumulate"], values["data.batch_size"]
+    check(
+        batch % parts == 0,
+        f"data.batch_size={batch} does not split into train.accumulate={parts} parts; "
+        f"use a multiple of {parts}.",
+    )
+
+
+def load_config(path: str, changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Reads ``FILE.py`` or ``FILE.py:ARGUMENT``, applies `changes`, checks and locks.
+
+    Args:
+      path: a file with ``get_config``; what follows the colon is its argument (the data set).
+      changes: dotted keys to values.
+
+    Raises:
+      UserError: no such file, unknown key or value.
+    """
+    file, _, argument = path.partition(":")
+    check(Path(file).is_file(), f'there is no configuration file "{file}".')
+    spec = importlib.util.spec_from_file_location("attnseg_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    check(hasattr(module, "get_config"), f"{file} has no function get_config.")
+    config = module.get_config(argument) if argument else module.get_config()
+    config.lock()
+    override(config, changes or {})
+    validate(config)
+    return config
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Plain dicts and lists, as JSON holds them."""
+    return json.loads(config.to_json())
+
+
+def from_dict(saved: dict[str, Any], changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The locked configuration a run was started with, from its ``config.json``, with `changes`.
+
+    Raises:
+      UserError: keys that this version does not know.
+    """
+    config = defaults.get_config(saved["model"]["name"])
+    config.lock()
+    flat = {}
+
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif value is not None:
+                flat[prefix + key] = _tuples(value)
+
+    walk(saved, "")
+    override(config, flat | dict(changes or {}))
+    validate(config)
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

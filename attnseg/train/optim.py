@@ -1,0 +1,77 @@
+"""Optimizers whose weight decay, rate and freezing follow rules over parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from attnseg.core.errors import check
+from attnseg.core.tree import match_rules
+
+
+class Rule(NamedTuple):
+    """What applies to the parameters whose name the pattern is found in."""
+
+    pattern: str  # regular expression over names like "backbone/stage1_norm/scale"
+    lr_scale: float = 1.0  # factor of the learning rate; 0 freezes
+    weight_decay: bool = True  # whether the decay applies
+
+
+def _per_leaf(function: Callable, values: Any) -> optax.GradientTransformation:
+    """Stateless transformation ``function(update, param, value)`` leaf by leaf."""
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map(function, updates, params, values)
+    )
+
+
+def make_optimizer(
+    name: str,
+    *,
+    schedule: optax.Schedule,
+    rules: Sequence[Rule],
+    params: Any,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+    momentum: float = 0.9,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Builds the chain: freeze, clip, direction, decay, rate.
+
+    Args:
+      name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient, as torch).
+      schedule: learning rate by step.
+      rules: first match decides; every parameter must be covered.
+      params: parameters or their shapes, for their names.
+      weight_decay: decay of the parameters whose rule says so.
+      betas, epsilon: of Adam.
+      momentum: of SGD.
+      clip_norm: largest global norm of the gradient; 0 does not clip.
+
+    Raises:
+      UserError: unknown optimizer, a parameter without a rule or a rule without a parameter.
+    """
+    check(name in ("adamw", "sgd"), f'optim.name="{name}" is none of adamw, sgd.')
+    matched = match_rules([(rule.pattern, rule) for rule in rules], params, "optim.rules")
+
+    def each(function: Callable[[Rule], float]) -> Any:
+        return jax.tree_util.tree_map(function, matched, is_leaf=lambda x: isinstance(x, Rule))
+
+    decay = each(lambda rule: weight_decay * rule.weight_decay)
+    rate = each(lambda rule: rule.lr_scale)
+    add_decay = _per_leaf(lambda u, p, d: u + d * p if d else u, decay)
+    direction = {
+        "adamw": [optax.scale_by_adam(*betas, eps=epsilon), add_decay],
+        "sgd": [add_decay, optax.trace(decay=momentum)],
+    }[name]
+    return optax.chain(
+        # Before clipping, so that frozen parameters do not count in the norm.
+        _per_leaf(lambda u, _, r: u if r else u * 0.0, rate),
+        *([optax.clip_by_global_norm(clip_norm)] if clip_norm else []),
+        *direction,
+        _per_leaf(lambda u, _, r: u * r, rate),
+        optax.scale_by_learning_rate(schedule),
+    )

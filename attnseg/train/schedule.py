@@ -1,0 +1,62 @@
+"""Learning-rate schedules as functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from attnseg.core.errors import check
+
+Schedule = Callable[[int], float]
+
+
+def make_schedule(
+    name: str,
+    *,
+    lr: float,
+    steps: int,
+    warmup_steps: int = 0,
+    warmup_ratio: float = 1e-6,
+    power: float = 1.0,
+    end_lr: float = 0.0,
+) -> optax.Schedule:
+    """Decay from `lr` to `end_lr` over `steps`, times a linear warm-up.
+
+    As in mmcv, warm-up multiplies the decayed rate by a factor rising from `warmup_ratio` to 1,
+    so that the decay counts from step 0.
+
+    Args:
+      name: "poly" ((1 - t)^power), "cosine" or "constant".
+      lr: peak rate.
+      steps: length of training.
+      warmup_steps: length of the warm-up, at most `steps`.
+      warmup_ratio: factor at step 0.
+      power: exponent of "poly".
+      end_lr: rate at the end.
+
+    Raises:
+      UserError: unknown name or a warm-up longer than training.
+    """
+    check(
+        warmup_steps <= steps,
+        f"schedule.warmup_steps={warmup_steps} is longer than train.steps={steps}; "
+        "shorten the warm-up.",
+    )
+    curves: dict[str, Callable] = {
+        "poly": lambda t: (1.0 - t) ** power,
+        "cosine": lambda t: 0.5 * (1.0 + jnp.cos(jnp.pi * t)),
+        "constant": lambda t: jnp.ones_like(t),
+    }
+    check(name in curves, f'schedule.name="{name}" is none of {", ".join(curves)}.')
+
+    def schedule(step):
+        t = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+        rate = end_lr + (lr - end_lr) * curves[name](t)
+        if warmup_steps:
+            progress = jnp.minimum(jnp.asarray(step, jnp.float32) / warmup_steps, 1.0)
+            rate = rate * (1.0 - (1.0 - progress) * (1.0 - warmup_ratio))
+        return rate
+
+    return schedule

@@ -1,0 +1,121 @@
+"""The jitted functions of training: one update, one batch of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from attnseg.core.types import IMAGE, Batch, Counts, Outputs, Params
+from attnseg.train.state import TrainState
+
+
+class Task(Protocol):
+    """What `attnseg.tasks` provides."""
+
+    def inputs(self, images: Array, key: Array | None = None) -> Array: ...
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]: ...
+    def counts(self, outputs: Outputs, batch: Batch) -> Counts: ...
+    def predict(self, outputs: Outputs, size: tuple[int, int]) -> Array: ...
+    def summarise(self, counts: list[Counts]) -> dict[str, float]: ...
+
+
+ApplyTrain = Callable[[Params, Params, Array, Array], tuple[Outputs, Params]]
+ApplyEval = Callable[[Params, Params, Array], Outputs]
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """[n ...] -> [parts n/parts ...], every part taking rows from all devices."""
+
+    def split(x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return jax.tree_util.tree_map(split, batch)
+
+
+def make_train_step(
+    apply: ApplyTrain,
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    ema: float = 0.0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Returns ``step(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+
+    The gradient is that of the loss sum over the whole batch divided by its weight once, so that
+    neither devices nor accumulation change what a pixel counts.
+
+    Args:
+      apply: ``(params, batch_stats, images, key) -> (outputs, new batch_stats)``.
+      task: inputs and loss.
+      tx: optimizer.
+      schedule: learning rate by step, for the log.
+      seed: the key of a step is ``fold_in(key(seed), step)``.
+      accumulate: parts the batch is worked through in, one after the other. BatchNorm then sees
+        one part at a time.
+      ema: decay of the moving average of the parameters; 0 keeps none.
+    """
+
+    def loss_sum(params: Params, batch_stats: Params, batch: Batch, key: Array):
+        colour_key, drop_key = jax.random.split(key)
+        images = task.inputs(batch[IMAGE], colour_key)
+        outputs, batch_stats = apply(params, batch_stats, images, drop_key)
+        total, weight = task.loss(outputs, batch)
+        return total, (weight, batch_stats)
+
+    def gradients(state: TrainState, batch: Batch, key: Array):
+        grad = jax.value_and_grad(loss_sum, has_aux=True)
+        if accumulate == 1:
+            (total, (weight, stats)), grads = grad(state.params, state.batch_stats, batch, key)
+            return total, weight, stats, grads
+
+        def part(carry, inputs):
+            index, rows = inputs
+            total, weight, stats, grads = carry
+            part_key = jax.random.fold_in(key, index)
+            (t, (w, stats)), g = grad(state.params, stats, rows, part_key)
+            return (total + t, weight + w, stats, jax.tree_util.tree_map(jnp.add, grads, g)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        zeros = jax.tree_util.tree_map(jnp.zeros_like, state.params)
+        inputs = (jnp.arange(accumulate), _split(batch, accumulate))
+        return jax.lax.scan(part, (zero, zero, state.batch_stats, zeros), inputs)[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        total, weight, batch_stats, grads = gradients(state, batch, key)
+        scale = 1.0 / jnp.maximum(weight, 1.0)  # a batch of ignored pixels changes nothing
+        grads = jax.tree_util.tree_map(lambda g: g * scale, grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema:
+            # Short memory at first, or the random start would stay in the average for long.
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            ema_params = jax.tree_util.tree_map(
+                lambda e, p: e * decay + p * (1.0 - decay), ema_params, params
+            )
+        metrics = {
+            "loss": total * scale,
+            "grad_norm": optax.global_norm(grads),
+            "lr": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
+
+    return step
+
+
+def make_eval_step(apply: ApplyEval, task: Task) -> Callable[[Params, Params, Batch], Counts]:
+    """Returns ``step(params, batch_stats, batch) -> counts``, to be jitted."""
+
+    def step(params: Params, batch_stats: Params, batch: Batch) -> Any:
+        return task.counts(apply(params, batch_stats, task.inputs(batch[IMAGE])), batch)
+
+    return step

@@ -1,0 +1,15 @@
+"""Pictures and tables of labels, predictions and training runs."""
+
+from attnseg.viz.curves import plot_class_iou, plot_curves
+from attnseg.viz.overlay import colourise, comparison, overlay, save_png
+from attnseg.viz.table import class_table
+
+__all__ = [
+    "class_table",
+    "colourise",
+    "comparison",
+    "overlay",
+    "plot_class_iou",
+    "plot_curves",
+    "save_png",
+]

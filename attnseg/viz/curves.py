@@ -1,0 +1,173 @@
+"""Figures of a run: curves over the steps and bars over the classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnseg.core.errors import check
+
+BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#c8691c", "#2f7d4f", "#777777"
+DPI = 110
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draws training loss, learning rate and validation mIoU over the steps into one PNG.
+
+    Args:
+      metrics: records of ``metrics.jsonl``, ``{"step", "split", name: value or None}``, with the
+        names ``train/loss``, ``train/lr`` and ``val/miou``. What has no record gets no panel.
+      path: the PNG; its folder is made.
+
+    Raises:
+      UserError: none of the three was recorded.
+    """
+    loss, rate, miou = (_series(metrics, name) for name in ("train/loss", "train/lr", "val/miou"))
+    panels = [
+        (draw, series)
+        for draw, series in ((_draw_loss, loss), (_draw_rate, rate), (_draw_miou, miou))
+        if len(series[0])
+    ]
+    check(bool(panels), "no train loss, train lr or val miou among the metrics; nothing to draw.")
+    figure = _figure(5.2 * len(panels), 3.6)
+    last = max(steps[-1] for _, (steps, _) in panels)
+    for index, (draw, (steps, values)) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        _dress(axes)
+        draw(axes, steps, values)
+        axes.set_xlim(0, max(1, last * 1.02))
+        axes.set_xlabel("step")
+    _save(figure, path)
+
+
+def plot_class_iou(
+    ious: Mapping[str, float],
+    path: str | Path,
+    palette: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Draws the IoU of each class as a bar, best on top, with the mean as a line.
+
+    Args:
+      ious: class name to IoU in 0..1; classes without a value (NaN) are left out.
+      path: the PNG; its folder is made.
+      palette: class name to RGB in 0..255, drawn as a patch beside the name.
+
+    Raises:
+      UserError: no class has a value.
+    """
+    bars = sorted((v, name) for name, v in ious.items() if not math.isnan(v))
+    check(bool(bars), "no class has an IoU; nothing to draw.")
+    values, names = [v for v, _ in bars], [name for _, name in bars]
+    mean = sum(values) / len(values)
+    figure = _figure(7.0, 1.1 + 0.28 * len(bars))
+    axes = figure.add_subplot()
+    _dress(axes, grid="x")
+    rows = np.arange(len(bars))
+    axes.barh(rows, values, height=0.68, color=BLUE)
+    axes.axvline(mean, color=ORANGE, linewidth=1.4)
+    axes.set_title(f"IoU by class, mean {mean:.3f}", loc="left", fontsize=11)
+    for row, value in zip(rows, values, strict=True):
+        # The white edge keeps a number readable where the line of the mean crosses it.
+        text = axes.text(value + 0.012, row, f"{value:.3f}", va="center", fontsize=9)
+        _outline(text)
+    axes.set_yticks(rows, names, fontsize=9, parse_math=False)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
+    axes.set_xlim(0, 1.08)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.tick_params(axis="y", length=0, pad=18 if palette else 4)
+    if palette:
+        _patches(axes, rows, [palette[name] for name in names])
+    _save(figure, path)
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one metric, f64 each; a value recorded as null becomes NaN."""
+    points = [(r["step"], r[name]) for r in metrics if name in r]
+    steps = np.asarray([s for s, _ in points], np.float64)
+    return steps, np.asarray([np.nan if v is None else v for _, v in points], np.float64)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving average over about a fortieth of the curve, NaN left out."""
+    window = 2 * (len(values) // 80) + 5
+    kernel = np.hanning(window + 2)[1:-1]
+    middle = slice(window // 2, window // 2 + len(values))
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), kernel)[middle]
+    weight = np.convolve(finite, kernel)[middle]
+    return np.where(finite, total / np.where(finite, weight, 1.0), np.nan)
+
+
+def _draw_loss(axes, steps: np.ndarray, values: np.ndarray) -> None:
+    axes.set_title("Training loss", loc="left", fontsize=11)
+    axes.plot(steps, values, color=BLUE, linewidth=0.8, alpha=0.5)
+    axes.plot(steps, _smooth(values), color=BLUE, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_rate(axes, steps: np.ndarray, values: np.ndarray) -> None:
+    axes.set_title("Learning rate", loc="left", fontsize=11)
+    axes.plot(steps, values, color=GREY, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
+
+
+def _draw_miou(axes, steps: np.ndarray, values: np.ndarray) -> None:
+    axes.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=3)
+    axes.set_ylim(0, 1)
+    if not np.isfinite(values).any():
+        axes.set_title("Validation mIoU", loc="left", fontsize=11)
+        return
+    best = int(np.nanargmax(values))
+    axes.plot(steps[best], values[best], "o", color=ORANGE, markersize=6)
+    title = f"Validation mIoU, best {values[best]:.3f} at step {steps[best]:.0f}"
+    axes.set_title(title, loc="left", fontsize=11)
+
+
+def _figure(width: float, height: float):
+    """A figure of its own canvas, so that no global plotting state is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes, grid: str = "both") -> None:
+    axes.grid(True, axis=grid, color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _outline(text) -> None:
+    from matplotlib.patheffects import withStroke
+
+    text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _patches(axes, rows: np.ndarray, colours: list[Sequence[int]]) -> None:
+    """Squares in class colours between the names and the axis."""
+    faces = [tuple(float(c) / 255 for c in colour) for colour in colours]
+    axes.scatter(
+        np.full(len(rows), -0.022),
+        rows,
+        marker="s",
+        s=70,
+        c=faces,
+        edgecolors="#666666",
+        linewidths=0.6,
+        transform=axes.get_yaxis_transform(),
+        clip_on=False,
+    )
+
+
+def _save(figure, path: str | Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")

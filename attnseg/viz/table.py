@@ -1,0 +1,44 @@
+"""Scores as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+SCORES = {"iou": "IoU", "acc": "Acc", "f1": "F1"}
+MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU"}
+WIDTH = 100
+
+
+def class_table(summary: Mapping[str, float], class_names: Sequence[str]) -> str:
+    """Sets the scores of each class in a table, with the means in a line below.
+
+    Args:
+      summary: ``iou/NAME``, ``acc/NAME``, ``f1/NAME`` and the means, in 0..1, as
+        `attnseg.objectives.Confusion.summary` gives them.
+      class_names: the rows, in this order; a score that is missing is shown as a dash.
+
+    Returns:
+      Lines of plain text, scores in percent.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Class")
+    for heading in SCORES.values():
+        table.add_column(heading, justify="right")
+    for name in class_names:
+        cells = [_percent(summary.get(f"{score}/{name}")) for score in SCORES]
+        table.add_row(Text(name), *cells)  # Text, since "[x]" in a name is not markup
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    console.print(table)
+    means = [f"{title} {_percent(summary[key])}" for key, title in MEANS.items() if key in summary]
+    lines = [line[1:].rstrip() for line in console.file.getvalue().splitlines()]  # column of edge
+    return "\n".join([*filter(None, lines), "  ".join(means)])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

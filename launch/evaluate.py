@@ -1,0 +1,40 @@
+"""Numbers for a checkpoint or for a weight file.
+
+python launch/evaluate.py --workdir=DIR [--split=test] [--checkpoint=best|latest|STEP]
+python launch/evaluate.py --weights=FILE --config=configs/segformer_b0.py:DATA
+"""
+
+import argparse
+import json
+
+from attnseg.core.errors import check
+from attnseg.recipe import command, evaluate
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+parser.add_argument("--workdir", help="folder of a run")
+parser.add_argument("--weights", help="weight file in any known format")
+parser.add_argument("--config", help="configuration that belongs to --weights")
+parser.add_argument("--split", help="default: the configuration's eval.split")
+parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+parser.add_argument("--output", help="JSON file to write the numbers to")
+
+
+def main(options, changes):
+    check(
+        bool(options.workdir) or (bool(options.weights) and bool(options.config)),
+        "give --workdir=DIR, or --weights=FILE with --config=FILE.",
+    )
+    scores = evaluate(
+        options.workdir or options.config,
+        weights=options.weights,
+        split=options.split,
+        checkpoint=options.checkpoint,
+        changes=changes,
+    )
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:
+            json.dump(scores, file, indent=2)
+
+
+if __name__ == "__main__":
+    command.run(parser, main)

@@ -1,0 +1,74 @@
+"""The scan of all labels before training."""
+
+import numpy as np
+import pytest
+
+from attnseg.core.errors import UserError
+from attnseg.core.types import IGNORE
+from attnseg.data import DATASETS, scan_labels
+
+INFO = DATASETS["shapes"]
+
+
+class Listed:
+    """A source over given labels; counts how often it is read."""
+
+    def __init__(self, labels, cache_dir=None, image_size=None):
+        self.labels, self.cache_dir, self.image_size, self.reads = labels, cache_dir, image_size, 0
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        label = self.labels[index]
+        image = np.zeros((*(self.image_size or label.shape), 3), np.uint8)
+        return {"image": image, "label": label, "id": f"e{index}"}
+
+    def __repr__(self):
+        return f"Listed({len(self)})"
+
+
+LABELS = [np.uint8([[0, 1], [1, IGNORE]]), np.uint8([[7, 7, 7]])]
+
+
+def test_counts():
+    report = scan_labels(Listed(LABELS), INFO)
+    assert report.counts.tolist() == [1, 2, 0, 0, 0, 0, 0, 3]
+    assert report.counts.dtype == np.int64
+    assert (report.ignored, report.files) == (1, 2)
+    assert "background" in report.table() and "42.86 %" in report.table()
+
+
+def test_first_files_only():
+    assert scan_labels(Listed(LABELS), INFO, max_files=1).counts.sum() == 3
+
+
+def test_scan_is_kept_beside_the_data(tmp_path):
+    source = Listed(LABELS, cache_dir=str(tmp_path))
+    first = scan_labels(source, INFO)
+    source.reads = 0
+    second = scan_labels(source, INFO)
+    assert source.reads == 0
+    assert (second.counts == first.counts).all() and second.ignored == first.ignored
+    other = Listed(LABELS[:1], cache_dir=str(tmp_path))
+    assert scan_labels(other, INFO).files == 1
+
+
+def test_damaged_cache_is_written_anew(tmp_path):
+    source = Listed(LABELS, cache_dir=str(tmp_path))
+    scan_labels(source, INFO)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"counts": [')
+    assert scan_labels(source, INFO).counts.sum() == 6
+
+
+def test_value_that_is_no_class():
+    labels = [LABELS[0], np.uint8([[8, 8, 0]])]
+    with pytest.raises(UserError, match=r'"e1": label value 8 \(2 pixels\)'):
+        scan_labels(Listed(labels), INFO)
+
+
+def test_sizes_that_differ():
+    with pytest.raises(UserError, match=r'"e0": the image is 5x4 and its annotation 2x2'):
+        scan_labels(Listed(LABELS, image_size=(4, 5)), INFO)
