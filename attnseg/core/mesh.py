@@ -6,6 +6,8 @@ Models know nothing of this: BatchNorm under `jax.jit` sees the global batch by 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,17 +19,19 @@ from attnseg.core.errors import check
 DATA, FSDP = "data", "fsdp"
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """Builds the mesh over all devices.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh.
 
     Args:
       data: devices that hold different examples; -1 takes all that `fsdp` leaves.
       fsdp: devices that share one copy of the parameters.
+      devices: default all.
 
     Raises:
       UserError: the product is not the number of devices.
     """
-    total = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    total = len(devices)
     check(fsdp >= 1 and (data >= 1 or data == -1), f"mesh.data={data}, mesh.fsdp={fsdp}: use >= 1.")
     if data == -1:
         data = total // fsdp
@@ -36,7 +40,7 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
         f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, {total} are there; "
         "mesh.data=-1 takes what is left.",
     )
-    return Mesh(np.asarray(jax.devices()).reshape(data, fsdp), (DATA, FSDP))
+    return Mesh(np.asarray(devices).reshape(data, fsdp), (DATA, FSDP))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -83,12 +87,9 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 def start_processes() -> None:
     """Joins the processes of a multi-host job, when the environment describes one.
 
-    `jax.distributed.initialize` reads SLURM, Open MPI and cloud TPU environments itself; the
-    variables ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` name any
-    other cluster.
+    The variables ``JAX_COORDINATOR_ADDRESS`` (host:port), ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID`` describe it.
     """
-    import os
-
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],

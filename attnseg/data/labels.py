@@ -60,14 +60,14 @@ def scan_labels(source: Source, info: DatasetInfo, max_files: int | None = None)
       UserError: an annotation cannot be read, differs from its image in size, or holds a value
         that is no class; names the example, the value, the pixel count and the cure.
     """
-    store = _store(source, info) if max_files is None else None
+    files = len(source) if max_files is None else min(max_files, len(source))
+    store = _store(source, info) if files == len(source) else None
     if store is not None and store.exists():
         with contextlib.suppress(ValueError, KeyError):  # a damaged file is written anew
             kept = json.loads(store.read_text())
             return LabelReport(
                 info.classes, np.array(kept["counts"], np.int64), kept["ignored"], kept["files"]
             )
-    files = len(source) if max_files is None else min(max_files, len(source))
     counts = np.zeros(IGNORE + 1, np.int64)
     for index in range(files):
         counts += _count(source[index], info)

@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 
 from attnseg.core.errors import check
-from attnseg.core.types import IGNORE, IMAGE, LABEL, Example
+from attnseg.core.types import IGNORE, IMAGE, IMAGENET, LABEL, Example
 
 CROP_TRIES = 10
 TRIAL_STRIDE = 4  # a trial crop is judged on every fourth pixel of every fourth row
-IMAGE_PADDING = 0  # black, as mmsegmentation pads
+# Normalised, this is zero: what mmsegmentation pads with.
+IMAGE_PADDING = np.rint(IMAGENET.mean).astype(np.uint8)
 
 
 def fit_scale(size: tuple[int, int], resize: tuple[int, int] | None) -> float:
@@ -49,8 +50,8 @@ class RandomGeometry:
       flip: chance of a horizontal flip.
       cat_max_ratio: share of the valid pixels above which one class spoils a crop; another place
         is tried, `CROP_TRIES` times at most. 1 accepts every crop.
-      pad: fill up images smaller than the crop, at the right and the bottom, with black and
-        `IGNORE`; without it they are an error.
+      pad: fill up images smaller than the crop, at the right and the bottom, with the mean colour
+        and `IGNORE`; without it they are an error.
     """
 
     crop: tuple[int, int]
@@ -150,7 +151,7 @@ def _sample_label(label, scaled, rows, cols) -> np.ndarray:
     return label[source_rows][:, source_cols]
 
 
-def _padded(array: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
+def _padded(array: np.ndarray, size: tuple[int, int], value: int | np.ndarray) -> np.ndarray:
     """Fills up [h w ...] at the bottom and the right to `size`."""
     if array.shape[:2] == tuple(size):
         return np.ascontiguousarray(array)

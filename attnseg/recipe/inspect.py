@@ -36,10 +36,8 @@ def parameters(config: ConfigDict) -> str:
     for name, leaf in leaves:
         rule = matched[name]
         decay = config.optim.weight_decay if rule.weight_decay else 0.0
-        shape = "x".join(map(str, leaf.shape))
-        lines.append(
-            f"{name:{width}}  {shape:>16}  lr {config.optim.lr * rule.lr_scale:.1e}  decay {decay:g}"
-        )
+        rate, shape = config.optim.lr * rule.lr_scale, "x".join(map(str, leaf.shape))
+        lines.append(f"{name:{width}}  {shape:>16}  lr {rate:.1e}  decay {decay:g}")
     lines += [f"{part}: {tree.count(branch):,}" for part, branch in params.items()]
     lines.append(f"total: {tree.count(params):,}")
     return "\n".join(lines)

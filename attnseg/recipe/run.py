@@ -111,6 +111,7 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     workdir = Path(workdir) if workdir else default_workdir(config)
     _check_workdir(config, workdir)
     assemble.build_task(config)
+    say(f"opening {config.data.name}; what has to be prepared is prepared once")
     train_source = assemble.open_split(config, "train")
     val_source = assemble.open_split(config, config.eval.split)
     _check_data(config, train_source, "train", say)

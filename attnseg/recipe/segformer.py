@@ -53,15 +53,16 @@ def _from_scratch(c: ConfigDict, lr: float, steps: int, warmup: int) -> None:
 def _shapes(c: ConfigDict) -> None:
     """Embedded data, minutes on two CPU cores."""
     c.data.name = "shapes"
-    c.data.batch_size = 16
-    c.data.crop = (128, 128)
-    c.data.scale = (0.75, 1.25)
+    c.data.batch_size = 8
+    c.data.crop = (96, 96)
+    c.data.scale = (0.8, 1.25)
     c.data.cat_max_ratio = 1.0
-    _from_scratch(c, lr=1e-3, steps=700, warmup=50)
+    c.data.photometric = False  # here a hue means something
+    _from_scratch(c, lr=1.5e-3, steps=2600, warmup=50)
     c.model.backbone.drop_path = 0.0
-    c.train.ema = 0.99
-    c.eval.every = c.checkpoint.every = 350
-    c.log.every = 25
+    c.train.ema = 0.995
+    c.eval.every = c.checkpoint.every = 650
+    c.log.every = 50
 
 
 def _camvid(c: ConfigDict) -> None:

@@ -43,7 +43,7 @@ class MetricLog:
         self._events = _event_writer(workdir / EVENTS, resume_step) if tensorboard else None
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Appends ``{"step": step, "split": split, "SPLIT/NAME": value}`` as a line, on disk at once.
+        """Appends ``{"step": ..., "split": ..., "SPLIT/NAME": value}`` as a line, on disk at once.
 
         Names are given without the split, as ``loss`` or ``iou/road``, and written with it, as
         ``train/loss``. NaN and infinity become null in the file, which JSON cannot write.

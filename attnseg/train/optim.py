@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
@@ -12,7 +13,8 @@ from attnseg.core.errors import check
 from attnseg.core.tree import match_rules
 
 
-class Rule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Rule:
     """What applies to the parameters whose name the pattern is found in."""
 
     pattern: str  # regular expression over names like "backbone/stage1_norm/scale"
@@ -58,7 +60,7 @@ def make_optimizer(
     matched = match_rules([(rule.pattern, rule) for rule in rules], params, "optim.rules")
 
     def each(function: Callable[[Rule], float]) -> Any:
-        return jax.tree_util.tree_map(function, matched, is_leaf=lambda x: isinstance(x, Rule))
+        return jax.tree_util.tree_map(function, matched)
 
     decay = each(lambda rule: weight_decay * rule.weight_decay)
     rate = each(lambda rule: rule.lr_scale)

@@ -7,6 +7,7 @@ import pytest
 from attnseg.core.errors import UserError
 from attnseg.core.types import IGNORE
 from attnseg.data import EvalResize, RandomGeometry, fit_scale
+from attnseg.data.transforms import IMAGE_PADDING
 
 
 class Fixed:
@@ -51,7 +52,7 @@ def test_small_images_are_padded_at_the_end_even_when_flipped():
     got = RandomGeometry(crop=(16, 20), scale=(1, 1), flip=1.0)(sample, np.random.default_rng(0))
     inside = np.zeros((16, 20), bool)
     inside[:10, :12] = True
-    assert (got["image"][inside] == 200).all() and (got["image"][~inside] == 0).all()
+    assert (got["image"][inside] == 200).all() and (got["image"][~inside] == IMAGE_PADDING).all()
     assert (got["label"][inside] == 1).all() and (got["label"][~inside] == IGNORE).all()
 
 

@@ -135,7 +135,9 @@ def test_composed_decoder_equals_the_plain_one():
     state = {k: v.astype(np.float64) for k, v in golden.state().items()}
     model = tiny(backbone=HF_RATIOS)
     variables, _ = attnseg.load_weights(model, golden.state())
-    features = model.apply(variables, golden["in/b"], method=lambda m, x: m.backbone(x, train=False))
+    features = model.apply(
+        variables, golden["in/b"], method=lambda m, x: m.backbone(x, train=False)
+    )
 
     grid = features.maps[0].shape[1:3]
     parts = []

@@ -10,7 +10,12 @@ from attnseg.ops.attention import dot_product_attention
 from attnseg.ops.depthwise import _grouped_conv, _kernel_gradient_conv, depthwise_conv
 from attnseg.ops.resize import bilinear_matrix, resize_bilinear
 
-SHAPES = [((2, 9, 13, 6), (3, 3)), ((5, 8, 8, 4), (5, 5)), ((3, 7, 10, 4), (1, 7)), ((1, 6, 5, 3), (7, 1))]
+SHAPES = [
+    ((2, 9, 13, 6), (3, 3)),
+    ((5, 8, 8, 4), (5, 5)),
+    ((3, 7, 10, 4), (1, 7)),
+    ((1, 6, 5, 3), (7, 1)),
+]
 
 
 def slow_depthwise(x, kernel):

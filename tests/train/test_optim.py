@@ -17,7 +17,9 @@ from attnseg.train.schedule import make_schedule
 
 
 def test_schedule_is_poly_times_warmup():
-    schedule = make_schedule("poly", lr=2.0, steps=100, warmup_steps=10, warmup_ratio=0.1, power=0.9)
+    schedule = make_schedule(
+        "poly", lr=2.0, steps=100, warmup_steps=10, warmup_ratio=0.1, power=0.9
+    )
     for step in (0, 5, 10, 60, 99):
         poly = 2.0 * (1 - step / 100) ** 0.9
         warm = 1 - (1 - min(step / 10, 1)) * 0.9
@@ -95,8 +97,13 @@ def test_published_rules_give_the_published_groups():
     ours = flat(match_rules(rules, variables["params"], "rules"))
     theirs = {v: k for k, v in codes.items()}
     for name, value in flat(variables["params"]).items():
-        expected = theirs[int(np.asarray(value).ravel()[0])]
-        np.testing.assert_allclose(ours[name], complex(*expected), rtol=1e-6, err_msg=name)
+        rate, decay = theirs[int(np.asarray(value).ravel()[0])]
+        if name.startswith("backbone/") and "_norm/" in name and "block" not in name:
+            # mmseg calls a stage's norm "layers.0.2", which its own rule "norm" then misses; the
+            # original code calls it "norm1" and spares it the decay, as we do.
+            assert decay == 0.01
+            decay = 0.0
+        np.testing.assert_allclose(ours[name], complex(rate, decay), rtol=1e-6, err_msg=name)
 
 
 def test_moving_average_and_state_are_copies():

@@ -41,9 +41,9 @@ class Difficulty:
     """
 
     size: int = 96
-    shapes: tuple[int, int] = (3, 5)
-    radius: tuple[float, float] = (14.0, 28.0)
-    habit: float = 0.9
+    shapes: tuple[int, int] = (2, 4)
+    radius: tuple[float, float] = (16.0, 30.0)
+    habit: float = 0.97
     min_visible: float = 0.6
     contrast: float = 75.0
     texture_contrast: tuple[float, float] = (40.0, 110.0)
@@ -120,7 +120,7 @@ def _pose(rng, name: str, difficulty: Difficulty) -> list[np.ndarray]:
 
 
 def _fill(rng, canvas: np.ndarray, contours, wears: int, difficulty: Difficulty) -> np.ndarray:
-    """Paints a texture in the colour of class `wears` inside `contours` onto `canvas`; returns the coverage."""
+    """Paints `contours` onto `canvas` in the colour of class `wears`; returns the coverage."""
     coverage = _coverage(contours, len(canvas))
     band = cv2.dilate(coverage, np.ones((5, 5))) - coverage > 0.5
     around = canvas[band] if band.any() else canvas.reshape(-1, 3)

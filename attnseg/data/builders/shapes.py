@@ -1,7 +1,7 @@
 """TFDS builder of `shapes`: an embedded segmentation set, drawn in seconds, without network.
 
-A class is decided by the outline alone; colours and textures are shared by all classes and by the
-clutter, so a model has to look at more than a pixel's surroundings.
+The outline decides the class. Most shapes wear their class's colour, but some wear another's, and
+so does the clutter; textures are shared by all. A model has to look at more than a pixel.
 """
 
 from __future__ import annotations

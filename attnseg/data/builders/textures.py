@@ -1,4 +1,4 @@
-"""Fillings of shapes and clutter; every one serves both, so that none tells a class."""
+"""Fillings of shapes and clutter; each serves both, so that no texture tells a class."""
 
 from __future__ import annotations
 

@@ -1,0 +1,153 @@
+"""Configurations: every file, every mistake."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+import attnseg
+from attnseg.recipe import assemble, command, inspect, load_config, run, segformer
+from attnseg.recipe.load import from_dict, leaves, to_dict
+
+
+@pytest.mark.parametrize("name", attnseg.list_models("segformer*"))
+@pytest.mark.parametrize("data", segformer.DATA)
+def test_every_configuration_file_loads(name, data):
+    config = load_config(f"{tiny.ROOT}/configs/{name}.py:{data}")
+    assert config.model.name == name
+    assert config.data.name == data.removesuffix("_full")
+    assemble.build_task(config)
+    assert leaves(from_dict(to_dict(config))) == leaves(config)
+
+
+def test_defaults_are_the_papers():
+    config = load_config(f"{tiny.ROOT}/configs/segformer_b5.py:ade20k")
+    assert config.data.crop == (640, 640) and config.data.batch_size == 16
+    assert config.optim.lr == 6e-5 and config.schedule.warmup_steps == 1500
+    assert config.train.steps == 160_000 and config.schedule.power == 1.0
+    assert load_config(f"{tiny.ROOT}/configs/segformer_b0.py:cityscapes").data.crop == (1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim.lrr": 1e-3}, r'unknown configuration key "optim.lrr". Did you mean "optim.lr"'),
+        ({"train.stepz": 3}, r'Did you mean "train.steps"'),
+        ({"optim.name": "adamv"}, r'optim.name="adamv" is not known. Did you mean "adamw"'),
+        ({"schedule.name": "step"}, r"Allowed: poly, cosine, constant"),
+        ({"model.dtype": "float16"}, r"Allowed: float32, bfloat16"),
+        ({"data.batch_size": 0}, r"data.batch_size=0 is too small; use at least 1"),
+        ({"data.batch_size": "many"}, r"data.batch_size='many' is a str, expected a int"),
+        ({"data.crop": (128,)}, r"data.crop=\(128,\) is not a size"),
+        ({"data.crop": (128, -1)}, r"data.crop=\(128, -1\) is not a size"),
+        ({"data.scale": (2.0, 0.5)}, r"use 0 < low <= high"),
+        ({"data.flip": 1.5}, r"data.flip=1.5 is not a share"),
+        ({"train.accumulate": 3}, r"does not split into train.accumulate=3 parts"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(changes, message):
+    with pytest.raises(attnseg.UserError, match=message) as caught:
+        load_config(tiny.CONFIG, changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_that_show_when_the_run_is_planned(tmp_path):
+    def planned(**changes):
+        config = tiny.config(**changes)
+        source = assemble.open_split(tiny.config(), "val")
+        return assemble.build_job(config, train=source, val=source)
+
+    with pytest.raises(attnseg.UserError, match="does not split over 4 devices"):
+        planned(data__batch_size=6)
+    with pytest.raises(attnseg.UserError, match="longer than train.steps"):
+        planned(schedule__warmup_steps=10_000)
+    with pytest.raises(attnseg.UserError, match="no rule covers"):
+        planned(optim__rules=(("norm", 1.0, True),))
+    with pytest.raises(attnseg.UserError, match="there is no weight file"):
+        planned(init__weights=str(tmp_path / "absent.safetensors"))
+    with pytest.raises(attnseg.UserError, match='unknown data set "shape". Did you mean "shapes"'):
+        assemble.build_task(tiny.config(data__name="shape"))
+    with pytest.raises(attnseg.UserError, match="is a classification model"):
+        assemble.build_task(tiny.config(model__name="mit_b0"))
+    with pytest.raises(attnseg.UserError, match="mesh.data=3 x mesh.fsdp=1 needs 3 devices"):
+        planned(mesh__data=3)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(attnseg.UserError, match="no configuration file"):
+        load_config(str(tmp_path / "absent.py"))
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(attnseg.UserError, match="no function get_config"):
+        load_config(str(tmp_path / "empty.py"))
+    with pytest.raises(attnseg.UserError, match='unknown data set of this configuration "camvit"'):
+        load_config(tiny.CONFIG + ":camvit")
+
+
+def test_overrides_on_the_command_line():
+    line = "--workdir=x --config=c.py --config.train.steps=10 --config.data.crop (1,2)"
+    line += " --config.data.photometric=false --config.data.name=shapes"
+    rest, changes = command.split_overrides(line.split())
+    assert rest == ["--workdir=x", "--config=c.py"]
+    assert changes == {
+        "train.steps": 10,
+        "data.crop": (1, 2),
+        "data.photometric": False,
+        "data.name": "shapes",
+    }
+    config = load_config(tiny.CONFIG, {"optim.lr": 1, "data.root": 2020})
+    assert config.optim.lr == 1.0 and config.data.root == "2020"
+
+
+def test_show(tmp_path):
+    config = tiny.config()
+    assert "optim.weight_decay" in inspect.configuration(config)
+    text = inspect.parameters(config)
+    assert "backbone/stage1_embed/norm/scale" in text and "total: " in text
+    assert "cross" in inspect.labels(config, "val")
+    assert "uint8 (8, 64, 64, 3)" in inspect.batch(config, str(tmp_path / "b.png"))
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_the_command_line_prints_one_line_and_no_traceback(tmp_path):
+    program = [sys.executable, str(tiny.ROOT / "launch" / "main.py"), f"--config={tiny.CONFIG}"]
+    done = subprocess.run(
+        [*program, "--config.train.stepz=1"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown configuration key")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_data_mistakes_are_told_before_anything_compiles(tmp_path):
+    """Through the call that training makes first."""
+
+    def plan(**changes):
+        return run.plan(tiny.config(**changes), tmp_path / "run", say=lambda _: None)
+
+    with pytest.raises(attnseg.UserError, match="pass --config.data.root=FOLDER"):
+        plan(data__name="camvid")
+    with pytest.raises(attnseg.UserError, match="absent"):
+        plan(data__name="camvid", data__root=str(tmp_path / "absent"))
+    with pytest.raises(attnseg.UserError, match="less than the crop of 128x128; pad it"):
+        plan(data__crop=(128, 128), data__pad=False)
+    with pytest.raises(attnseg.UserError, match="no builder yet"):
+        plan(data__name="ade20k", loss__class_weights=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_outside_the_classes_names_file_value_and_count(tmp_path):
+    root = tmp_path / "CamVid"
+    for split in ("train", "val", "test"):
+        image, label = np.zeros((2, 32, 48, 3), np.uint8), np.zeros((32, 48), np.uint8)
+        if split == "train":
+            label[:2, :3] = 77
+        for folder, array in ((split, image[0]), (split + "annot", label)):
+            (root / folder).mkdir(parents=True)
+            cv2.imwrite(str(root / folder / "frame_1.png"), array)
+    config = tiny.config(
+        data__name="camvid", data__root=str(root), data__prepared=str(tmp_path / "prepared")
+    )
+    with pytest.raises(attnseg.UserError, match=r"frame_1.*77.*\b6\b"):
+        run.plan(config, tmp_path / "run", say=lambda _: None)

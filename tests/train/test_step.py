@@ -1,0 +1,109 @@
+"""The train step: the same on one device, on four, in parts, and sharded."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from attnseg.core.mesh import make_mesh
+from attnseg.core.tree import flat
+from attnseg.recipe import assemble
+from attnseg.train import loop
+from attnseg.train.evaluate import to_device
+
+
+@pytest.fixture(scope="module")
+def source():
+    return assemble.open_split(tiny.config(), "train")
+
+
+def train(source, steps, mesh, **changes):
+    """Losses and parameters after some steps."""
+    config = tiny.config(**changes)
+    job = assemble.build_job(config, train=source, val=source)
+    job = dataclasses.replace(job, mesh=mesh)
+    shardings = loop.abstract_state(job)[1]
+    state = loop.initial_state(job, shardings)
+    step = loop.jit_train_step(job, shardings)
+    batches, losses = job.train_batches(0), []
+    for _ in range(steps):
+        state, metrics = step(state, to_device(next(batches), mesh))
+        losses.append(float(metrics["loss"]))
+    batches.close()
+    return losses, jax.device_get(state), state
+
+
+def assert_close(ours, theirs, tolerance):
+    """Relative to the size of each array."""
+    for name, value in flat(ours).items():
+        other = flat(theirs)[name]
+        error = np.linalg.norm(value - other)
+        assert error <= tolerance * max(np.linalg.norm(other), 1e-12), name
+
+
+def test_one_and_four_devices_agree(source):
+    """Loss, parameters, statistics and averages after 20 steps; drop path and dropout on."""
+    one = make_mesh(devices=jax.devices()[:1])
+    four = make_mesh(data=4)
+    changes = dict(model__backbone__drop_path=0.2, train__ema=0.9, train__steps=160_000)
+    changes |= dict(optim__lr=6e-5, schedule__warmup_steps=1500)
+    losses, state, _ = train(source, 20, one, **changes)
+    others, other, _ = train(source, 20, four, **changes)
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    assert_close(other.params, state.params, 1e-5)
+    assert_close(other.batch_stats, state.batch_stats, 1e-5)
+    assert_close(other.ema_params, state.ema_params, 1e-5)
+
+
+def test_parameters_split_over_devices_give_the_same(source):
+    changes = dict(model__backbone__widths=(32, 64, 160, 256))
+    losses, state, _ = train(source, 3, make_mesh(devices=jax.devices()[:1]), **changes)
+    others, other, live = train(source, 3, make_mesh(data=2, fsdp=2), **changes)
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    assert_close(other.params, state.params, 2e-3)
+    split = [x for x in jax.tree_util.tree_leaves(live.params) if "fsdp" in str(x.sharding.spec)]
+    assert split and all(x.addressable_shards[0].data.size * 2 == x.size for x in split)
+
+
+def test_accumulation_is_one_batch(source):
+    """Without randomness and in parts whose BatchNorm statistics are the same."""
+    config = tiny.config(data__photometric=False, model__head__dropout=0.0)
+    job = assemble.build_job(config, train=source, val=source)
+    job = dataclasses.replace(job, mesh=make_mesh(devices=jax.devices()[:1]))
+    batches = job.train_batches(0)
+    batch = next(batches)
+    batches.close()
+    half = {k: v[:4] for k, v in batch.items()}
+    twice = {k: np.repeat(v, 2, axis=0) for k, v in half.items()}  # parts take every second row
+    results = []
+    for accumulate in (1, 2):
+        part = dataclasses.replace(job, accumulate=accumulate)
+        shardings = loop.abstract_state(part)[1]
+        state = loop.initial_state(part, shardings)
+        state, metrics = loop.jit_train_step(part, shardings)(state, to_device(twice, job.mesh))
+        results.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_ignored_and_padded_pixels_do_not_count(source):
+    config = tiny.config(data__photometric=False)
+    job = assemble.build_job(config, train=source, val=source)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    batches = job.train_batches(0)
+    batch = next(batches)
+    batches.close()
+    eval_step = loop.jit_eval_step(dataclasses.replace(job, mesh=mesh))
+    state = loop.initial_state(job, loop.abstract_state(dataclasses.replace(job, mesh=mesh))[1])
+
+    def counts(**changes):
+        result = eval_step(state.params, state.batch_stats, to_device(batch | changes, mesh))
+        return jax.device_get(result)
+
+    full, mask = counts(), np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    labels = np.where(mask[:, None, None] > 0, batch["label"], 255).astype(np.int32)
+    by_mask, by_label = counts(mask=mask), counts(label=labels)
+    assert by_mask["weight"] == by_label["weight"] < full["weight"]
+    np.testing.assert_array_equal(by_mask["confusion"], by_label["confusion"])
+    np.testing.assert_allclose(by_mask["loss_sum"], by_label["loss_sum"], rtol=1e-6)
