@@ -29,6 +29,7 @@ setup(
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
         "optax>=0.2.6",
+        "pillow>=10.3",
         "orbax-checkpoint>=0.11.25",
         "rich>=13.7",
         "safetensors>=0.5",

@@ -5,10 +5,10 @@ python launch/evaluate.py --weights=FILE --config=configs/segformer_b0.py:DATA
 """
 
 import argparse
-import json
 
 from attnseg.core.errors import check
 from attnseg.recipe import command, evaluate
+from attnseg.train.checkpoint import write_json
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("--workdir", help="folder of a run")
@@ -20,9 +20,10 @@ parser.add_argument("--output", help="JSON file to write the numbers to")
 
 
 def main(options, changes):
+    run, file = bool(options.workdir), (bool(options.weights), bool(options.config))
     check(
-        bool(options.workdir) or (bool(options.weights) and bool(options.config)),
-        "give --workdir=DIR, or --weights=FILE with --config=FILE.",
+        (run, *file) in ((True, False, False), (False, True, True)),
+        "give either --workdir=DIR alone, or --weights=FILE together with --config=FILE.",
     )
     scores = evaluate(
         options.workdir or options.config,
@@ -32,8 +33,7 @@ def main(options, changes):
         changes=changes,
     )
     if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            json.dump(scores, file, indent=2)
+        write_json(options.output, scores)
 
 
 if __name__ == "__main__":

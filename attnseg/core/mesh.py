@@ -90,7 +90,10 @@ def start_processes() -> None:
     The variables ``JAX_COORDINATOR_ADDRESS`` (host:port), ``JAX_NUM_PROCESSES`` and
     ``JAX_PROCESS_ID`` describe it.
     """
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [name for name in names if name not in os.environ]
+    check(len(missing) in (0, 3), f"a multi-host job needs {', '.join(missing)} too.")
+    if not missing:
         jax.distributed.initialize(
             coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),

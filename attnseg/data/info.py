@@ -60,6 +60,11 @@ class DatasetInfo:
         """Number of train ids, without `IGNORE`."""
         return len(self.classes)
 
+    def describe_labels(self) -> str:
+        """The label map in one line."""
+        pairs = ", ".join(f"{raw}->{train}" for raw, train in sorted(self.label_map.items()))
+        return f"raw id -> train id ({IGNORE}: ignored): {pairs}"
+
 
 def colour_map(k: int) -> tuple[tuple[int, int, int], ...]:
     """Returns `k` well-separated RGB colours (0..255): the palette of PASCAL VOC.

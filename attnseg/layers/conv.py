@@ -14,7 +14,6 @@ from attnseg.ops.depthwise import depthwise_conv
 # torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred deviations: in effect it never cuts.
 linear_init = nn.initializers.normal(0.02)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-fan_in_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 linear = functools.partial(nn.Dense, kernel_init=linear_init)
 

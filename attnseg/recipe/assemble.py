@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from attnseg import data
@@ -18,6 +19,7 @@ from attnseg.core.types import Batch
 from attnseg.models import zoo
 from attnseg.recipe.load import to_dict
 from attnseg.tasks.segmentation import Segmentation
+from attnseg.train.evaluate import Evaluation
 from attnseg.train.loop import Job
 from attnseg.train.optim import Rule, make_optimizer
 from attnseg.train.schedule import make_schedule
@@ -96,22 +98,23 @@ def train_batches(config: ConfigDict, source: data.Source, start_step: int) -> I
     )
 
 
-def eval_batches(config: ConfigDict, source: data.Source) -> Iterator[Batch]:
-    """Every example of `source` once, in padded batches."""
+def eval_batches(config: ConfigDict, source: data.Source, mesh: Mesh) -> Iterator[Batch]:
+    """Every example of `source` once, in batches padded to a size the devices can share."""
     return data.eval_batches(
         source,
         resize=config.eval.resize,
-        batch_size=config.eval.batch_size,
+        batch_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
 
-def training_steps(config: ConfigDict, examples: int) -> int:
-    """Length of training in updates."""
+def training_steps(config: ConfigDict, source: data.Source) -> int:
+    """Length of training on `source` in updates."""
     if config.train.epochs is None:
         return config.train.steps
-    return max(1, round(config.train.epochs * examples / config.data.batch_size))
+    epoch = data.steps_per_epoch(source, config.data.batch_size)
+    return max(1, round(config.train.epochs * epoch))
 
 
 def apply_functions(model) -> tuple[Callable, Callable]:
@@ -139,37 +142,46 @@ def init_function(config: ConfigDict, model) -> Callable[[jax.Array], dict[str, 
     return functools.partial(model.init, images=image, train=False)
 
 
-def with_weights(config: ConfigDict, model, say: Callable[[str], None]):
-    """The model with the fields of `init.weights`' layout, and the function that loads them."""
-    path = config.init.weights
-    if path is None:
-        return model, None
-    report = load_weights(model, path)[1]
+def import_weights(config: ConfigDict, model, variables: dict[str, Any]) -> dict[str, Any]:
+    """Initial variables with those of ``init.weights`` in place."""
+    return load_weights(model, config.init.weights, variables=variables)[0]
+
+
+def with_layout(config: ConfigDict, say: Callable[[str], None]) -> None:
+    """Gives the backbone the fields that the layout of ``init.weights`` implies, and reports.
+
+    They become part of the configuration, so that resuming and evaluating build the same network.
+    """
+    report = load_weights(build_model(config), config.init.weights)[1]
     say(report.summary())
-    return report.model, lambda variables: load_weights(report.model, path, variables=variables)[0]
+    for field, value in report.fields.items():
+        config.model.backbone[field] = value
 
 
-def build_job(
-    config: ConfigDict,
-    *,
-    train: data.Source,
-    val: data.Source,
-    say: Callable[[str], None] = print,
-) -> Job:
+def build_evaluation(config: ConfigDict, source: data.Source) -> Evaluation:
+    """What evaluating on `source` needs."""
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    model = build_model(config)
+    return Evaluation(
+        init=init_function(config, model),
+        apply=apply_functions(model)[1],
+        task=build_task(config),
+        batches=functools.partial(eval_batches, config, source, mesh),
+        mesh=mesh,
+    )
+
+
+def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Job:
     """Everything the loop needs.
 
     Raises:
       UserError: sizes that do not fit the devices or the data.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    evaluation = build_evaluation(config, val)
     part = config.data.batch_size // config.train.accumulate
-    check_batch_size(mesh, part, "data.batch_size / train.accumulate")
-    check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
-    info, task = dataset_info(config), build_task(config)
-    model, import_weights = with_weights(config, build_model(config), say)
-    apply_train, apply_eval = apply_functions(model)
-    init = init_function(config, model)
-    steps = training_steps(config, len(train))
+    check_batch_size(evaluation.mesh, part, "data.batch_size / train.accumulate")
+    info, model = dataset_info(config), build_model(config)
+    steps = training_steps(config, train)
     schedule = make_schedule(
         config.schedule.name,
         lr=config.optim.lr,
@@ -183,22 +195,21 @@ def build_job(
         config.optim.name,
         schedule=schedule,
         rules=[Rule(*rule) for rule in config.optim.rules],
-        params=jax.eval_shape(init, jax.random.key(0))["params"],
+        params=jax.eval_shape(evaluation.init, jax.random.key(0))["params"],
         weight_decay=config.optim.weight_decay,
         betas=config.optim.betas,
         momentum=config.optim.momentum,
         clip_norm=config.optim.clip_norm,
     )
     return Job(
-        init=init,
-        import_weights=import_weights,
-        apply_train=apply_train,
-        apply_eval=apply_eval,
-        task=task,
+        evaluation=evaluation,
+        import_weights=(
+            functools.partial(import_weights, config, model) if config.init.weights else None
+        ),
+        apply_train=apply_functions(model)[0],
         tx=tx,
         schedule=schedule,
         train_batches=functools.partial(train_batches, config, train),
-        eval_batches=functools.partial(eval_batches, config, val),
         batch_size=config.data.batch_size,
         steps=steps,
         seed=config.seed,
@@ -208,7 +219,7 @@ def build_job(
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
-        mesh=mesh,
+        split=config.eval.split,
         meta={
             "config": to_dict(config),
             "classes": list(info.classes),

@@ -26,6 +26,7 @@ def get_config(model: str) -> ConfigDict:
     """All keys for training `model` (a name of `attnseg.list_models()`)."""
     spec = zoo.find_spec(model)
     c = ConfigDict()
+    c.name = model  # of the run; its default folder is runs/NAME
     c.seed = 0  # of initialisation, data order, augmentation and dropout
 
     c.model = ConfigDict()
@@ -50,8 +51,8 @@ def get_config(model: str) -> ConfigDict:
     c.data.flip = 0.5  # probability of a horizontal flip
     c.data.photometric = True  # random brightness, contrast, saturation and hue
     c.data.workers = 0  # processes that read and transform; 0: threads of this one
-    c.data.prefetch = 4  # batches made ahead
-    c.data.scan = 1000  # label files checked before training; 0 checks none
+    c.data.prefetch = 4  # batches made ahead, by each worker if there are any
+    c.data.scan = 1_000_000  # label files of a split checked before training; 0 checks none
 
     c.loss = ConfigDict()
     c.loss.class_weights = placeholder(tuple)  # one factor per class
@@ -63,7 +64,7 @@ def get_config(model: str) -> ConfigDict:
     c.optim.lr = 6e-5  # peak learning rate
     c.optim.betas = (0.9, 0.999)  # of adamw
     c.optim.momentum = 0.9  # of sgd
-    c.optim.weight_decay = 0.01
+    c.optim.weight_decay = 0.01  # of the parameters whose rule says so
     c.optim.clip_norm = 0.0  # largest global gradient norm; 0 does not clip
     # (regex over parameter names, learning-rate factor, weight decay?); the first match counts
     c.optim.rules = ((".*", 1.0, True),)
@@ -71,9 +72,9 @@ def get_config(model: str) -> ConfigDict:
     c.schedule = ConfigDict()
     c.schedule.name = "poly"  # poly | cosine | constant
     c.schedule.power = 1.0  # of poly
-    c.schedule.warmup_steps = 1500
+    c.schedule.warmup_steps = 1500  # steps in which the rate rises linearly
     c.schedule.warmup_ratio = 1e-6  # factor on the rate at step 0
-    c.schedule.end_lr = 0.0
+    c.schedule.end_lr = 0.0  # rate at the end
 
     c.train = ConfigDict()
     c.train.steps = 160_000  # updates
@@ -83,8 +84,8 @@ def get_config(model: str) -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.every = 4000  # steps
-    c.eval.split = "val"
-    c.eval.batch_size = 16
+    c.eval.split = "val"  # evaluated during training
+    c.eval.batch_size = 16  # rounded up to a multiple of the devices
     c.eval.mode = "whole"  # whole: the image in one piece
     c.eval.resize = placeholder(tuple)  # (h, w) the image is fitted into; labels keep their size
     c.eval.overlays = 4  # pictures drawn after each evaluation
@@ -122,6 +123,9 @@ MINIMA: dict[str, float] = {
     "train.accumulate": 1,
     "eval.every": 1,
     "eval.batch_size": 1,
+    "mesh.fsdp": 1,
+    "schedule.warmup_ratio": 0.0,
+    "schedule.end_lr": 0.0,
     "eval.overlays": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,

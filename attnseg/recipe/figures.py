@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from attnseg import data
 from attnseg.core.types import ID, IMAGE, LABEL
 from attnseg.recipe import assemble
-from attnseg.train.evaluate import predict_examples
+from attnseg.train.evaluate import jit_predict_step, predict_examples
 from attnseg.train.log import FILE, MetricLog, read_metrics
 from attnseg.train.loop import Job
 from attnseg.train.state import TrainState
@@ -45,11 +45,7 @@ class Overlays:
         picks = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
         self._examples = Subset(source, tuple(picks))
 
-        def predict(params, batch_stats, batch):
-            outputs = job.apply_eval(params, batch_stats, job.task.inputs(batch[IMAGE]))
-            return job.task.predict(outputs, batch[LABEL].shape[1:])
-
-        self._predict = jax.jit(predict)
+        self._predict = jit_predict_step(job.evaluation)
 
     def __call__(self, log: MetricLog, step: int, state: TrainState) -> None:
         """Draws with the parameters that are evaluated."""
@@ -57,8 +53,9 @@ class Overlays:
             return
         info = assemble.dataset_info(self._config)
         predictions = {}
-        for batch in assemble.eval_batches(self._config, self._examples):
-            rows = predict_examples(self._predict, state, batch, self._job.mesh)
+        mesh = self._job.evaluation.mesh
+        for batch in assemble.eval_batches(self._config, self._examples, mesh):
+            rows = predict_examples(self._predict, state, batch, mesh)
             predictions |= dict(zip(batch[ID], rows, strict=False))
         for index in range(len(self._examples)):
             example = self._examples[index]
@@ -70,7 +67,7 @@ class Overlays:
                 info.classes,
             )
             save_png(self._folder / f"overlay_{index}.png", picture)
-            log.image(step, f"val/overlay_{index}", picture)
+            log.image(step, f"{self._job.split}/overlay_{index}", picture)
 
 
 def draw_figures(workdir: Path, info: data.DatasetInfo, scores: dict[str, float]) -> None:

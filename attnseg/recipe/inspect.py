@@ -48,8 +48,7 @@ def labels(config: ConfigDict, split: str) -> str:
     info = assemble.dataset_info(config)
     source = assemble.open_split(config, split)
     report = data.scan_labels(source, info, None)
-    pairs = ", ".join(f"{raw}->{train}" for raw, train in sorted(info.label_map.items()))
-    return f"raw id -> train id (255: ignored): {pairs}\n{report.table()}"
+    return f"{info.describe_labels()}\n{report.table()}"
 
 
 def batch(config: ConfigDict, path: str, most: int = 8) -> str:

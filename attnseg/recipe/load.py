@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def validate(config: ConfigDict) -> None:
       UserError: a value out of range.
     """
     values = leaves(config)
+    empty = [key for key, value in values.items() if value is None and not _may_be_empty(key)]
+    check(not empty, f"{', '.join(empty)} has no value; give one, or leave the key out.")
     for key, allowed in defaults.CHOICES.items():
         check(
             values[key] in allowed,
@@ -78,14 +81,46 @@ def validate(config: ConfigDict) -> None:
         if size is not None:
             ok = len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
             check(ok, f"{key}={size} is not a size; use two positive integers (height, width).")
-    low, high = values["data.scale"]
-    check(0 < low <= high, f"data.scale={low, high} is not a range; use 0 < low <= high.")
+    _check_range("data.scale", values["data.scale"])
+    check(
+        values["train.epochs"] is None or values["train.epochs"] > 0,
+        f"train.epochs={values['train.epochs']} is too short; use more than 0, or train.steps.",
+    )
+    betas = values["optim.betas"]
+    ok = len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas)
+    check(ok, f"optim.betas={betas} are not two numbers from 0 to below 1.")
+    for rule in values["optim.rules"]:
+        _check_rule(rule)
     parts, batch = values["train.accumulate"], values["data.batch_size"]
     check(
         batch % parts == 0,
         f"data.batch_size={batch} does not split into train.accumulate={parts} parts; "
         f"use a multiple of {parts}.",
     )
+
+
+def _may_be_empty(key: str) -> bool:
+    """Whether None means something for a key: it does where it is the default."""
+    return leaves(defaults.get_config("segformer_b0")).get(key) is None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_range(key: str, value: Any) -> None:
+    ok = len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+    check(ok, f"{key}={value} is not a range; use two numbers, 0 < low <= high.")
+
+
+def _check_rule(rule: Any) -> None:
+    ok = isinstance(rule, tuple) and len(rule) == 3 and isinstance(rule[0], str)
+    ok = ok and _is_number(rule[1]) and isinstance(rule[2], bool)
+    check(ok, f"optim.rules: {rule!r} is not (regex, learning-rate factor, weight decay?).")
+    try:
+        re.compile(rule[0])
+    except re.error as error:
+        raise UserError(f'optim.rules: "{rule[0]}" is no regular expression ({error}).') from error
 
 
 def load_config(path: str, changes: Mapping[str, Any] | None = None) -> ConfigDict:

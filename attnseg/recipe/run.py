@@ -14,23 +14,31 @@ from ml_collections import ConfigDict
 
 from attnseg import data
 from attnseg.core.errors import UserError, check
-from attnseg.core.types import IMAGE
+from attnseg.core.mesh import replicated
+from attnseg.core.types import SIZE
 from attnseg.objectives import ABSENT_POLICY
 from attnseg.recipe import assemble
 from attnseg.recipe.figures import Overlays, draw_figures
-from attnseg.recipe.load import from_dict, load_config, to_dict
+from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
 from attnseg.train import loop
 from attnseg.train.checkpoint import FOLDER, Checkpoints, write_json
+from attnseg.train.evaluate import Evaluation, jit_eval_step
 from attnseg.train.evaluate import evaluate as evaluate_batches
+from attnseg.train.state import TrainState, weights_only
 from attnseg.viz.table import class_table
+from attnseg.weights import load_weights
 
 CONFIG, RESULTS = "config.json", "results.json"
 Say = Callable[[str], None]
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """``runs/MODEL-DATASET``."""
-    return Path("runs") / f"{config.model.name}-{config.data.name}"
+    """``runs/CONFIG-DATASET``."""
+    return Path("runs") / config.name
+
+
+# Fields of a network that may change within a run: they leave the parameters as they are.
+_FREE_FIELDS = ("remat", "dropout", "drop_path")
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -38,22 +46,32 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     path = workdir / CONFIG
     if not path.exists():
         return
-    saved, current = _read_json(path), to_dict(config)
-    for section, keys in (("model", ("name", "backbone", "head")), ("data", ("name",))):
-        for key in keys:
-            old, new = saved[section][key], current[section][key]
+    saved = _read_config(path)
+    for key, new in leaves(config).items():
+        section, _, field = key.rpartition(".")
+        fixed = section in ("model.backbone", "model.head") and field not in _FREE_FIELDS
+        if fixed or key in ("model.name", "data.name"):
+            old = leaves(saved).get(key)
             check(
                 old == new,
-                f"{workdir} holds a run with {section}.{key}={old}, this one has {new}; "
+                f"{workdir} holds a run with {key}={old}, this one has {new}; "
                 "choose another --workdir.",
             )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, changes: dict[str, Any] | None = None) -> ConfigDict:
+    """The configuration in a run's ``config.json``, with `changes`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); choose another --workdir.") from error
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        name = saved["model"]["name"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a configuration of attnseg; choose another --workdir."
+        ) from error
+    try:
+        return from_dict(saved, changes)
+    except UserError as error:
+        raise UserError(f"{path} (a run of {name}): {error}") from error
 
 
 def _use_compilation_cache() -> None:
@@ -78,27 +96,32 @@ class Plan:
         config, job = self.config, self.job
         shapes = loop.abstract_state(job)[0]
         size = sum(x.size for x in jax.tree_util.tree_leaves(shapes.params))
-        epochs = job.steps * job.batch_size / len(self.train)
+        epochs = job.steps / data.steps_per_epoch(self.train, job.batch_size)
         return "\n".join(
             [
-                f"workdir   {self.workdir}",
                 f"model     {config.model.name}, {size:,} parameters, {config.model.dtype}",
                 f"data      {config.data.name}: {len(self.train)} training examples, "
                 f"{len(self.val)} of {config.eval.split}",
                 f"training  {job.steps} steps of {job.batch_size} ({epochs:.1f} epochs), crop "
                 f"{config.data.crop[0]}x{config.data.crop[1]}, lr {config.optim.lr:g}",
-                f"devices   {job.mesh.size} ({jax.devices()[0].device_kind})",
+                f"devices   {job.evaluation.mesh.size} ({jax.devices()[0].device_kind})",
             ]
         )
 
 
 def _check_data(config: ConfigDict, source: data.Source, split: str, say: Say) -> None:
-    """Refuses labels out of range and crops the images cannot fill, before anything compiles."""
+    """Refuses labels out of range before anything compiles."""
     if config.data.scan:
         report = data.scan_labels(source, assemble.dataset_info(config), config.data.scan)
         say(f"labels of {split}, {report.files} files\n{report.table()}")
+
+
+def _check_crop(config: ConfigDict, source: data.Source) -> None:
+    """Refuses crops that the images cannot fill, where they may not be padded."""
     if not config.data.pad:
-        assemble.geometry(config).check_crop(source[0][IMAGE].shape[:2])
+        sizes = {tuple(source[index][SIZE].tolist()) for index in range(len(source))}
+        for size in sorted(sizes):
+            assemble.geometry(config).check_crop(size)
 
 
 def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print) -> Plan:
@@ -107,15 +130,21 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     Raises:
       UserError: whatever is wrong with configuration, data, weights or `workdir`.
     """
-    _use_compilation_cache()
     workdir = Path(workdir) if workdir else default_workdir(config)
+    say(f"workdir {workdir}")
+    _use_compilation_cache()
+    if config.init.weights:
+        assemble.with_layout(config, say)
     _check_workdir(config, workdir)
     assemble.build_task(config)
     say(f"opening {config.data.name}; what has to be prepared is prepared once")
+    say(assemble.dataset_info(config).describe_labels())
     train_source = assemble.open_split(config, "train")
     val_source = assemble.open_split(config, config.eval.split)
+    _check_crop(config, train_source)
     _check_data(config, train_source, "train", say)
-    job = assemble.build_job(config, train=train_source, val=val_source, say=say)
+    _check_data(config, val_source, config.eval.split, say)
+    job = assemble.build_job(config, train=train_source, val=val_source)
     return Plan(config, workdir, train_source, val_source, job)
 
 
@@ -138,34 +167,43 @@ def train(
       UserError: see `plan` and `attnseg.train.loop.run`.
     """
     started = time.time()
-    planned = plan(config, workdir, say)
-    info, job = assemble.dataset_info(config), planned.job
-    say(planned.describe())
     main = jax.process_index() == 0
-    if main:
-        write_json(planned.workdir / CONFIG, to_dict(config))
-    overlays = Overlays(config, planned.val, job, planned.workdir)
-    scores = loop.run(job, planned.workdir, on_evaluated=overlays, say=say)
+    say = say if main else _silent
+    planned = plan(config, workdir, say)
+    workdir, job = planned.workdir, planned.job
+    say(planned.describe())
+    overlays = Overlays(config, planned.val, job, workdir)
+
+    def on_started(step: int) -> None:
+        # Only now: a run that cannot go on leaves what is there as it was.
+        if main:
+            write_json(workdir / CONFIG, to_dict(config))
+
+    step, scores = loop.run(job, workdir, on_started=on_started, on_evaluated=overlays, say=say)
     results = {f"{config.eval.split}/{k}": v for k, v in scores.items()}
     if main:
+        info = assemble.dataset_info(config)
         record = {
-            "step": job.steps,
+            "step": step,
             "split": config.eval.split,
             "metrics": results,
             "counting": ABSENT_POLICY,
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(time.time() - started, 1),  # of this start
         }
-        write_json(planned.workdir / RESULTS, record)
-        draw_figures(planned.workdir, info, scores)
+        write_json(workdir / RESULTS, record)
+        draw_figures(workdir, info, scores)
         say(class_table(scores, info.classes))
-        say(f"results in {planned.workdir / RESULTS}, pictures in {planned.workdir / 'figures'}")
-    return {"step": job.steps, **results}
+        say(f"results in {workdir / RESULTS}, pictures in {workdir / 'figures'}")
+    return {"step": step, **results}
+
+
+def _silent(_: str) -> None:
+    """For the processes of a job that do not speak."""
 
 
 def evaluate(
     config_or_workdir: ConfigDict | str | Path,
     *,
-    workdir: str | Path | None = None,
     weights: str | None = None,
     split: str | None = None,
     checkpoint: str = "best",
@@ -175,59 +213,70 @@ def evaluate(
     """Scores of a checkpoint of a run, or of a weight file, on one split.
 
     Args:
-      config_or_workdir: a run's folder, or a configuration together with `workdir` or `weights`.
-      workdir: the run, when a configuration is given.
+      config_or_workdir: a run's folder; or, with `weights`, a configuration or its file.
       weights: a weight file to evaluate in place of a checkpoint.
       split: default the configuration's ``eval.split``.
       checkpoint: "best", "latest" or a step.
-      changes: dotted configuration keys that differ from the run's, e.g. ``data.root``.
+      changes: dotted configuration keys that differ, e.g. ``data.root``.
       say: takes each line for the terminal.
 
     Returns:
       ``{"step": ..., "SPLIT/miou": ..., ...}``.
 
     Raises:
-      UserError: no run or checkpoint there, or a split the data set has not.
+      UserError: no run or checkpoint there, weights that do not fill the model, or a split the
+        data set has not.
     """
     _use_compilation_cache()
-    if isinstance(config_or_workdir, ConfigDict):
-        config = config_or_workdir
-    elif ".py" in str(config_or_workdir):
-        config = load_config(str(config_or_workdir), changes)
-    else:
+    if weights is None:
         workdir = Path(config_or_workdir)
         check(
             (workdir / CONFIG).is_file(),
             f"{workdir} holds no run ({CONFIG} is missing); give the folder that was trained in.",
         )
-        config = from_dict(_read_json(workdir / CONFIG), changes)
-    check(
-        (workdir is None) != (weights is None),
-        "give either the folder of a run or a weight file with its configuration.",
-    )
-    with config.unlocked():
-        config.init.weights = weights
+        config = _read_config(workdir / CONFIG, changes)
+    elif isinstance(config_or_workdir, ConfigDict):
+        config = config_or_workdir.copy_and_resolve_references()
+        override(config, {**(changes or {}), "init.weights": str(weights)})
+    else:
+        changes = {**(changes or {}), "init.weights": str(weights)}
+        config = load_config(str(config_or_workdir), changes)
     split = split or config.eval.split
     source = assemble.open_split(config, split)
-    job = assemble.build_job(config, train=source, val=source, say=say)
-    step, state = _restore(job, workdir, checkpoint)
-    eval_step = loop.jit_eval_step(job)
-    scores = evaluate_batches(eval_step, job.task, state, job.eval_batches(), job.mesh)
+    _check_data(config, source, split, _silent)
+    if weights is None:
+        evaluation = assemble.build_evaluation(config, source)
+        step, state = _restore(evaluation, workdir, checkpoint)
+    else:
+        assemble.with_layout(config, say)
+        evaluation = assemble.build_evaluation(config, source)
+        step, state = 0, _from_weights(evaluation, config)
+    scores = evaluate_batches(evaluation, jit_eval_step(evaluation), state)
     info = assemble.dataset_info(config)
     say(f"{split} of {info.name}, {len(source)} images, step {step}")
     say(class_table(scores, info.classes))
     return {"step": step, **{f"{split}/{k}": v for k, v in scores.items()}}
 
 
-def _restore(job: loop.Job, workdir: str | Path | None, checkpoint: str):
-    """The step and state to evaluate."""
-    shapes, shardings = loop.abstract_state(job)
-    if workdir is None:
-        return 0, loop.initial_state(job, shardings)
-    check((Path(workdir) / FOLDER).is_dir(), f"{workdir} has no {FOLDER}; train first.")
+def _restore(evaluation: Evaluation, workdir: Path, checkpoint: str) -> tuple[int, TrainState]:
+    """The step and the state to evaluate, without the optimizer."""
+    check((workdir / FOLDER).is_dir(), f"{workdir} has no {FOLDER}; train first.")
     checkpoints = Checkpoints(workdir)
     try:
         step = checkpoints.find(checkpoint)
-        return step, checkpoints.restore(step, shapes, shardings)
+        variables = jax.eval_shape(evaluation.init, jax.random.key(0))
+        return step, checkpoints.restore_weights(step, variables, replicated(evaluation.mesh))
     finally:
         checkpoints.close()
+
+
+def _from_weights(evaluation: Evaluation, config: ConfigDict) -> TrainState:
+    """A state with the weights of a file."""
+    variables, report = load_weights(assemble.build_model(config), config.init.weights)
+    check(
+        not report.skipped,
+        f"{config.init.weights} does not fill {', '.join(sorted(report.skipped)[:3])}; a model "
+        "with random parts has no score. Choose the configuration the weights were made for.",
+    )
+    state = weights_only(variables)
+    return jax.device_put(state, replicated(evaluation.mesh))

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.core.types import (
-    AUX,
-    IMAGE,
-    LABEL,
-    LOGITS,
-    MASK,
-    Batch,
-    Counts,
-    Normalisation,
-    Outputs,
-)
+from attnseg.core.types import AUX, LABEL, LOGITS, MASK, Batch, Counts, Normalisation, Outputs
 from attnseg.objectives import Confusion, confusion, cross_entropy
 from attnseg.ops.resize import resize_bilinear
 from attnseg.tasks.augment import normalise, photometric_distortion
@@ -83,12 +72,6 @@ class Segmentation:
         total = Confusion(len(self.classes))
         for batch in counts:
             total.add(np.asarray(batch["confusion"]))
+        scores = total.summary(self.classes)
         loss = sum(float(c["loss_sum"]) for c in counts) / sum(float(c["weight"]) for c in counts)
-        return {"loss": loss, **total.summary(self.classes)}
-
-    def example_inputs(self, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
-        """Shape of one image for initialisation."""
-        return jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-
-
-BATCH_KEYS = (IMAGE, LABEL, MASK)  # what goes to the device
+        return {"loss": loss, **scores}

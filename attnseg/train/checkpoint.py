@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError, check
-from attnseg.train.state import TrainState
+from attnseg.train.state import TrainState, weights_only
 
 FOLDER = "checkpoints"
 PACKAGES = ("attnseg", "jax", "flax", "optax", "orbax-checkpoint", "grain")
@@ -41,6 +41,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics[metric],  # without it no metrics are stored
+                best_mode="max",
                 # `max_to_keep` with `best_fn` would delete the newest of a run that gets worse.
                 preservation_policy=policy.AnyPreservationPolicy(
                     [
@@ -120,21 +122,47 @@ class Checkpoints:
         target = jax.tree_util.tree_map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
         )
-        try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            )
-        except (ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.folder / str(step)} does not fit this model and optimizer ({first}); "
-                "use the configuration it was made with or another --workdir."
-            ) from error
-        return restored["state"]
+        return self._read(step, ocp.args.StandardRestore(target))
 
-    def wait(self) -> None:
-        """Blocks until everything is on disk."""
-        self._manager.wait_until_finished()
+    def restore_weights(self, step: int, variables: dict[str, Any], sharding) -> TrainState:
+        """Reads what evaluation needs of `step`: the averaged parameters, if there are any.
+
+        Args:
+          variables: shapes as from `jax.eval_shape(model.init)`.
+          sharding: where to put them.
+
+        Raises:
+          UserError: the checkpoint does not fit the model.
+        """
+        saved = self._manager.item_metadata(step)["state"]
+        averaged = saved["ema_params"] is not None
+
+        def target(tree: Any) -> Any:
+            return jax.tree_util.tree_map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
+
+        wanted = {
+            "ema_params" if averaged else "params": target(variables["params"]),
+            "batch_stats": target(variables.get("batch_stats", {})),
+        }
+        restored = self._read(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
+        return weights_only(
+            {
+                "params": restored["ema_params" if averaged else "params"],
+                "batch_stats": restored["batch_stats"],
+            }
+        )
+
+    def _read(self, step: int, arguments) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(
+                f"{self.folder / str(step)} cannot be restored: it was saved with another model, "
+                "optimizer or train.ema, or is damaged. Use the configuration it was made with, "
+                f"another --workdir, or delete that step. ({type(error).__name__})"
+            ) from error
 
     def close(self) -> None:
         """Waits for the last save and releases the threads."""

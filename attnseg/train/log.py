@@ -26,6 +26,7 @@ class MetricLog:
     Args:
       workdir: folder of the run; made when missing.
       tensorboard: also write events.
+      active: False writes nothing, for all processes of a job but one.
       resume_step: the step of the checkpoint a run goes on from. What was logged after it is
         dropped, since the run will log it again. None keeps everything.
 
@@ -34,13 +35,21 @@ class MetricLog:
     """
 
     def __init__(
-        self, workdir: str | Path, tensorboard: bool = True, resume_step: int | None = None
+        self,
+        workdir: str | Path,
+        tensorboard: bool = True,
+        resume_step: int | None = None,
+        active: bool = True,
     ):
+        self._file = self._events = None
+        if not active:
+            return
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _rewind(workdir / FILE, resume_step)
         self._file = (workdir / FILE).open("a", encoding="utf-8")
-        self._events = _event_writer(workdir / EVENTS, resume_step) if tensorboard else None
+        if tensorboard:
+            self._events = _event_writer(workdir / EVENTS, resume_step)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Appends ``{"step": ..., "split": ..., "SPLIT/NAME": value}`` as a line, on disk at once.
@@ -48,6 +57,8 @@ class MetricLog:
         Names are given without the split, as ``loss`` or ``iou/road``, and written with it, as
         ``train/loss``. NaN and infinity become null in the file, which JSON cannot write.
         """
+        if self._file is None:
+            return
         numbers = {f"{split}/{name}": float(value) for name, value in values.items()}
         record = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         record = {"step": int(step), "split": split, **record}
@@ -64,7 +75,8 @@ class MetricLog:
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 

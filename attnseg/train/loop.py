@@ -15,18 +15,18 @@ from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 
-from attnseg.core.errors import UserError
+from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import batch_sharding, replicated, state_shardings
 from attnseg.core.types import Batch, Outputs
 from attnseg.train.checkpoint import Checkpoints
-from attnseg.train.evaluate import evaluate, to_device
+from attnseg.train.evaluate import Evaluation, evaluate, jit_eval_step, to_device
 from attnseg.train.log import MetricLog, Progress
 from attnseg.train.state import TrainState, create_state
-from attnseg.train.step import Task, make_eval_step, make_train_step
+from attnseg.train.step import make_train_step
 
 Variables = dict[str, Any]
+Scores = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,29 +34,23 @@ class Job:
     """A training run, ready to start.
 
     Attributes:
-      init: ``key -> variables`` at random.
-      import_weights: ``variables -> variables`` with imported weights in place, or None.
+      evaluation: network, task and evaluation split.
+      import_weights: ``variables -> variables`` with imported weights in place; None: at random.
       apply_train: ``(params, batch_stats, images, key) -> (outputs, batch_stats)``.
-      apply_eval: ``(params, batch_stats, images) -> outputs``.
-      task: inputs, loss, counts.
       tx, schedule: optimizer and its learning rate.
       train_batches: ``first step -> batches``, endless; the order is a function of the step.
-      eval_batches: a fresh pass over the evaluation split, padded.
       batch_size, steps, seed, accumulate, ema: as in the configuration.
       log_every, eval_every, checkpoint_every, keep: intervals in steps; checkpoints kept.
-      mesh: the devices.
+      split: name of the evaluation split.
       meta: stored in every checkpoint.
     """
 
-    init: Callable[[jax.Array], Variables]
+    evaluation: Evaluation
     import_weights: Callable[[Variables], Variables] | None
     apply_train: Callable[..., tuple[Outputs, Any]]
-    apply_eval: Callable[..., Outputs]
-    task: Task
     tx: optax.GradientTransformation
     schedule: optax.Schedule
     train_batches: Callable[[int], Iterator[Batch]]
-    eval_batches: Callable[[], Iterator[Batch]]
     batch_size: int
     steps: int
     seed: int
@@ -66,25 +60,26 @@ class Job:
     eval_every: int
     checkpoint_every: int
     keep: int
-    mesh: Mesh
+    split: str
     meta: dict[str, Any]
+
+
+def _create(job: Job) -> Callable[[jax.Array], TrainState]:
+    return lambda key: create_state(job.evaluation.init(key), job.tx, bool(job.ema))
 
 
 def abstract_state(job: Job) -> tuple[TrainState, TrainState]:
     """Shapes of the state and where each array lives, without computing anything."""
-
-    def create(key: jax.Array) -> TrainState:
-        return create_state(job.init(key), job.tx, bool(job.ema))
-
-    shapes = jax.eval_shape(create, jax.random.key(job.seed))
-    return shapes, state_shardings(job.mesh, shapes)
+    shapes = jax.eval_shape(_create(job), jax.random.key(job.seed))
+    return shapes, state_shardings(job.evaluation.mesh, shapes)
 
 
 def initial_state(job: Job, shardings: TrainState) -> TrainState:
-    """The state before step 0, made where it lives."""
-    variables = jax.jit(job.init)(jax.random.key(job.seed))
-    if job.import_weights is not None:
-        variables = job.import_weights(variables)
+    """The state before step 0, split over the mesh."""
+    key = jax.random.key(job.seed)
+    if job.import_weights is None:
+        return jax.jit(_create(job), out_shardings=shardings)(key)
+    variables = jax.device_get(job.import_weights(jax.jit(job.evaluation.init)(key)))
 
     def create(variables: Variables) -> TrainState:
         return create_state(variables, job.tx, bool(job.ema))
@@ -96,106 +91,131 @@ def jit_train_step(job: Job, shardings: TrainState):
     """The train step compiled for the mesh, with the old state's memory reused."""
     step = make_train_step(
         job.apply_train,
-        job.task,
+        job.evaluation.task,
         job.tx,
         job.schedule,
         seed=job.seed,
         accumulate=job.accumulate,
         ema=job.ema,
     )
+    mesh = job.evaluation.mesh
     return jax.jit(
         step,
-        in_shardings=(shardings, batch_sharding(job.mesh)),
-        out_shardings=(shardings, replicated(job.mesh)),
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def jit_eval_step(job: Job):
-    """The evaluation step with its counts copied to every device."""
-    return jax.jit(make_eval_step(job.apply_eval, job.task), out_shardings=replicated(job.mesh))
+def _start(job: Job, checkpoints: Checkpoints, shardings: TrainState) -> TrainState:
+    """The newest checkpoint's state, or the initial one."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return initial_state(job, shardings)
+    saved = checkpoints.meta(step)
+    for name, value in (("seed", job.seed), ("batch_size", job.batch_size)):
+        # The data position is a number of batches: it means nothing for others.
+        check(
+            saved[name] == value,
+            f"the run in {checkpoints.folder.parent} was started with {name} {saved[name]}, not "
+            f"{value}; keep it, or choose another --workdir.",
+        )
+    return checkpoints.restore(step, abstract_state(job)[0], shardings)
 
 
-def _check_finite(values: dict[str, float], step: int) -> None:
+def _finite(metrics: dict[str, jax.Array], step: int) -> Scores:
+    """The step's metrics as numbers.
+
+    Raises:
+      UserError: the loss or the gradient is not finite.
+    """
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
     if bad:
         raise UserError(
-            f"{bad[0]} is {values[bad[0]]} at step {step} (lr {values['lr']:.2e}); the last "
-            "checkpoint is from before. Lower optim.lr, lengthen schedule.warmup_steps or set "
-            "optim.clip_norm."
+            f"{bad[0]} is {values[bad[0]]} at step {step} (lr {values['lr']:.2e}); no checkpoint "
+            "was written since it was finite. Lower optim.lr, lengthen schedule.warmup_steps or "
+            "set optim.clip_norm."
         )
+    return values
 
 
 def run(
     job: Job,
     workdir: str | Path,
     *,
+    on_started: Callable[[int], None] = lambda _: None,
     on_evaluated: Callable[[MetricLog, int, TrainState], None] = lambda *_: None,
     say: Callable[[str], None] = print,
-) -> dict[str, float]:
+) -> tuple[int, Scores]:
     """Trains from the newest checkpoint in `workdir`, or from the start, to the last step.
 
     Args:
       job: the run.
       workdir: where checkpoints and metrics go.
+      on_started: called with the first step once the state is there.
       on_evaluated: called with (log, step, state) after each evaluation, e.g. to draw overlays.
       say: takes each line for the terminal.
 
     Returns:
-      Scores of the last evaluation.
+      The last step and the scores of its evaluation.
 
     Raises:
       UserError: a checkpoint that does not fit, or a loss that is not finite.
     """
-    shapes, shardings = abstract_state(job)
+    mesh = job.evaluation.mesh
     checkpoints = Checkpoints(workdir, keep=job.keep)
-    start = checkpoints.latest_step() or 0
-    if start:
-        state = checkpoints.restore(start, shapes, shardings)
-        say(f"resumed from step {start} of {job.steps}")
-    else:
-        state = initial_state(job, shardings)
-    train_step, eval_step = jit_train_step(job, shardings), jit_eval_step(job)
-    log = MetricLog(workdir, resume_step=start)
-    progress = Progress(job.steps, job.batch_size, start_step=start)
-    batches = job.train_batches(start)
-    scores: dict[str, float] = {}
-    waited = 0.0
+    log = batches = None
     try:
+        shardings = abstract_state(job)[1]
+        state = _start(job, checkpoints, shardings)
+        step = start = int(state.step)
+        if start:
+            say(f"resumed from step {start} of {job.steps}")
+        on_started(start)
+        train_step, eval_step = jit_train_step(job, shardings), jit_eval_step(job.evaluation)
+        log = MetricLog(workdir, resume_step=start, active=jax.process_index() == 0)
+        progress = Progress(job.steps, job.batch_size, start_step=start)
+        batches = job.train_batches(start)
+        scores: Scores = {}
+        waited = 0.0
+        metrics = None
         for step in range(start + 1, job.steps + 1):
             asked = time.perf_counter()
-            batch = to_device(next(batches), job.mesh)
-            waited += time.perf_counter() - asked
+            batch = to_device(next(batches), mesh)
+            # Loading that the previous step outlasts keeps nobody waiting.
+            if metrics is None or metrics["loss"].is_ready():
+                waited += time.perf_counter() - asked
+            jax.block_until_ready(metrics)  # no more than two batches lie on the device
             state, metrics = train_step(state, batch)
 
             last = step == job.steps
-            if step % job.log_every == 0 or last:
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-                _check_finite(values, step)
+            logged = step % job.log_every == 0 or last
+            evaluated = step % job.eval_every == 0 or last
+            saved = step % job.checkpoint_every == 0 or evaluated
+            values = _finite(metrics, step) if logged or saved else {}
+            if logged:
                 say(progress.line(step, values, waited))
                 log.write(step, "train", values | progress.rates)
                 waited = 0.0
-
-            evaluated = step % job.eval_every == 0 or last
+            progress.pause()
             if evaluated:
-                progress.pause()
-                scores = evaluate(eval_step, job.task, state, job.eval_batches(), job.mesh)
-                log.write(step, "val", scores)
-                say(f"step {step}: " + _headline(scores))
+                scores = evaluate(job.evaluation, eval_step, state)
+                log.write(step, job.split, scores)
+                say(f"step {step}: {_headline(job.split, scores)}")
                 on_evaluated(log, step, state)
-                progress.resume()
-
-            if evaluated or step % job.checkpoint_every == 0:
-                meta = {**job.meta, "batches": step}
-                checkpoints.save(state, meta, scores if evaluated else {})
+            if saved:
+                position = {"batches": step, "seed": job.seed, "batch_size": job.batch_size}
+                checkpoints.save(state, {**job.meta, **position}, scores if evaluated else {})
+            progress.resume()
         if not scores:  # the run was complete before it started
-            scores = evaluate(eval_step, job.task, state, job.eval_batches(), job.mesh)
+            scores = evaluate(job.evaluation, eval_step, state)
+        return step, scores
     finally:
-        batches.close()
-        log.close()
-        checkpoints.close()
-    return scores
+        for resource in (batches, log, checkpoints):
+            if resource is not None:
+                resource.close()
 
 
-def _headline(scores: dict[str, float]) -> str:
-    return "  ".join(f"val {k} {v:.4f}" for k, v in scores.items() if "/" not in k)
+def _headline(split: str, scores: Scores) -> str:
+    return "  ".join(f"{split} {k} {v:.4f}" for k, v in scores.items() if "/" not in k)

@@ -31,19 +31,14 @@ def make_schedule(
       name: "poly" ((1 - t)^power), "cosine" or "constant".
       lr: peak rate.
       steps: length of training.
-      warmup_steps: length of the warm-up, at most `steps`.
+      warmup_steps: length of the warm-up; a training shorter than it only warms up.
       warmup_ratio: factor at step 0.
       power: exponent of "poly".
       end_lr: rate at the end.
 
     Raises:
-      UserError: unknown name or a warm-up longer than training.
+      UserError: unknown name.
     """
-    check(
-        warmup_steps <= steps,
-        f"schedule.warmup_steps={warmup_steps} is longer than train.steps={steps}; "
-        "shorten the warm-up.",
-    )
     curves: dict[str, Callable] = {
         "poly": lambda t: (1.0 - t) ** power,
         "cosine": lambda t: 0.5 * (1.0 + jnp.cos(jnp.pi * t)),

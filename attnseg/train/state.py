@@ -31,6 +31,17 @@ class TrainState:
         return self.params if self.ema_params is None else self.ema_params
 
 
+def weights_only(variables: dict[str, Any]) -> TrainState:
+    """A state to evaluate: nothing but parameters and statistics."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=(),
+        ema_params=None,
+    )
+
+
 def create_state(variables: dict[str, Any], tx: optax.GradientTransformation, ema: bool):
     """State before the first step, from the variables of `model.init`."""
     params = variables["params"]

@@ -35,6 +35,7 @@ class Report:
       loaded: names that were filled.
       skipped: name -> why it was not filled; it keeps its initial value.
       unused: names the file has and the model has not.
+      fields: backbone fields the layout implies.
       model: the model with the fields this layout implies; `variables` also work with the model
         that was passed in, as they carry the constants that differ.
     """
@@ -44,6 +45,7 @@ class Report:
     loaded: tuple[str, ...]
     skipped: dict[str, str]
     unused: tuple[str, ...]
+    fields: dict[str, Any]
     model: nn.Module
 
     def summary(self) -> str:
@@ -148,6 +150,7 @@ def load_weights(
         loaded=tuple(loaded),
         skipped=skipped,
         unused=tuple(unused),
+        fields=layout.fields,
         model=matching,
     )
     return nested(values), report

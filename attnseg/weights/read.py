@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,18 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, np.ndarray]:
             except Exception as error:
                 raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                state = dict(archive)
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    state = dict(archive)
+            except (ValueError, OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"{path} is not a readable npz file ({error}).") from error
         else:
             known = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
             check(path.suffix in TORCH_SUFFIXES, f"{path}: unknown suffix; readable: {known}.")
             state = _read_torch(path)
+    check(
+        isinstance(state, Mapping), f"{what} holds a {type(state).__name__}, not weights by name."
+    )
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

@@ -4,14 +4,17 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny
+from golden import Golden
 
 import attnseg
 from attnseg.core.tree import flat
 from attnseg.recipe import assemble, run
 from attnseg.train import loop
 from attnseg.train.checkpoint import Checkpoints
+from attnseg.train.state import create_state
 
 CHANGES = dict(
     train__steps=6,
@@ -88,8 +91,10 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert again == scores
     evaluated = attnseg.evaluate(folder, checkpoint="latest", say=lambda _: None)
     assert evaluated == scores
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    by_score = {x["val/miou"]: x["step"] for x in lines if x["split"] == "val"}
     best = attnseg.evaluate(folder, say=lambda _: None)
-    assert best["step"] in (4, 6)
+    assert best["step"] == by_score[max(by_score)] and best["val/miou"] == max(by_score)
     with pytest.raises(attnseg.UserError, match='no checkpoint "5"'):
         attnseg.evaluate(folder, checkpoint="5", say=lambda _: None)
 
@@ -98,11 +103,83 @@ def test_a_workdir_of_another_model_is_refused(tmp_path):
     first = tiny.config(**CHANGES)
     run.write_json(tmp_path / run.CONFIG, run.to_dict(first))
     other = tiny.config(**{**CHANGES, "model__backbone__depths": (1, 2, 1, 1)})
-    with pytest.raises(attnseg.UserError, match=r"model\.backbone.*choose another --workdir"):
+    message = r"model\.backbone\.depths=\(1, 1, 1, 1\), this one has .*choose another --workdir"
+    with pytest.raises(attnseg.UserError, match=message):
         attnseg.train(other, tmp_path, say=lambda _: None)
+    (tmp_path / run.CONFIG).write_text("[1, 2]")
+    with pytest.raises(attnseg.UserError, match="is not a configuration of attnseg"):
+        attnseg.train(first, tmp_path, say=lambda _: None)
+
+
+def test_the_best_and_the_latest_are_kept(tmp_path):
+    """Across a restart, with a score that falls."""
+    state = create_state({"params": {"a": np.zeros(3, np.float32)}}, optax.sgd(0.1), ema=False)
+
+    def save(steps):
+        checkpoints = Checkpoints(tmp_path, keep=2)
+        for step, score in steps:
+            scores = {} if score is None else {"miou": score}
+            checkpoints.save(state.replace(step=np.int32(step)), {"batches": step}, scores)
+        checkpoints.close()
+
+    save([(2, 0.5), (4, 0.9), (6, 0.1)])
+    save([(8, 0.2), (10, None), (12, 0.3)])
+    assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {4, 10, 12}
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 12)
+    checkpoints.close()
+
+
+def test_a_run_that_cannot_go_on_leaves_everything_as_it_was(tmp_path):
+    short = {**CHANGES, "train__steps": 2, "eval__overlays": 0}
+    attnseg.train(tiny.config(**short), tmp_path, say=lambda _: None)
+    before = (tmp_path / run.CONFIG).read_text()
+    for change, message in (
+        ({"optim__name": "sgd"}, "was saved with another model, optimizer or train.ema"),
+        ({"data__batch_size": 4}, "was started with batch_size 8, not 4"),
+        ({"seed": 1}, "was started with seed 0, not 1"),
+    ):
+        with pytest.raises(attnseg.UserError, match=message):
+            attnseg.train(tiny.config(**{**short, **change}), tmp_path, say=lambda _: None)
+        assert (tmp_path / run.CONFIG).read_text() == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny.config(**{**CHANGES, "optim__lr": 1e30, "optim__clip_norm": 0.0})
+    config = tiny.config(**{**CHANGES, "optim__lr": 1e30, "log__every": 100})
     with pytest.raises(attnseg.UserError, match=r"is nan at step|is inf at step"):
         attnseg.train(config, tmp_path, say=lambda _: None)
+    assert not list((tmp_path / "checkpoints").iterdir())  # nothing that holds NaN
+
+
+def test_training_starts_from_weights_and_keeps_their_layout(tmp_path):
+    golden = Golden("nvlabs_segformer_tiny")
+    np.savez(tmp_path / "weights.npz", **golden.state())
+    config = tiny.config(
+        model__backbone__widths=(8, 16, 24, 32),
+        model__backbone__depths=(1, 2, 2, 1),
+        model__backbone__heads=(1, 2, 3, 4),
+        model__head__width=20,
+        init__weights=str(tmp_path / "weights.npz"),
+        optim__lr=1e-9,
+        train__steps=1,
+        eval__overlays=0,
+    )
+    said = []
+    attnseg.train(config, tmp_path / "run", say=said.append)
+    text = "\n".join(said)
+    assert "NVlabs SegFormer" in text and "not loaded: params/head/classifier/kernel" in text
+    assert json.loads((tmp_path / "run" / run.CONFIG).read_text())["model"]["backbone"][
+        "layout"
+    ] == ("nvlabs")
+    variables, _ = attnseg.load_weights(assemble.build_model(config), golden.state())
+    (tmp_path / "weights.npz").unlink()  # neither resuming nor evaluating needs it
+    checkpoints = Checkpoints(tmp_path / "run")
+    shapes = jax.eval_shape(lambda: variables)
+    state = checkpoints.restore_weights(1, shapes, jax.devices()[0])
+    checkpoints.close()
+    np.testing.assert_allclose(
+        state.params["backbone"]["stage1_embed"]["proj"]["kernel"],
+        variables["params"]["backbone"]["stage1_embed"]["proj"]["kernel"],
+        atol=1e-6,
+    )
+    attnseg.evaluate(tmp_path / "run", say=lambda _: None)

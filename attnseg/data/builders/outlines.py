@@ -1,4 +1,4 @@
-"""Outlines of the shapes: closed contours around the origin, the only mark of a class.
+"""Outlines of the shapes: closed contours around the origin; a class is an outline.
 
 A contour is f64 [points 2] of (x, y) in units of the circumscribed radius; a shape is a list of
 contours, the second of which is a hole.
