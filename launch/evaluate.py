@@ -8,7 +8,7 @@ import argparse
 
 from attnseg.core.errors import check
 from attnseg.recipe import command, evaluate
-from attnseg.train.checkpoint import write_json
+from attnseg.training.checkpoint import write_json
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("--workdir", help="folder of a run")

@@ -15,7 +15,7 @@ FLOORS = {
     "layers": 1, "data": 1, "objectives": 1, "viz": 1,
     "models": 2,
     "tasks": 3, "weights": 3, "infer": 3,
-    "train": 4,
+    "training": 4,
     "recipe": 5,
 }  # fmt: skip
 
@@ -62,6 +62,14 @@ def test_programs_are_short_and_files_not_long():
         assert len(file.read_text().splitlines()) <= 80, file.name
     for file in PACKAGE.rglob("*.py"):
         assert len(file.read_text().splitlines()) <= 400, file.name
+
+
+def test_no_folder_hides_a_function():
+    """Importing ``attnseg.x.y`` sets ``attnseg.x``, which must not be a public function."""
+    import attnseg
+
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir()}
+    assert not folders & {name for name in attnseg.__all__ if callable(getattr(attnseg, name))}
 
 
 def run_python(code):

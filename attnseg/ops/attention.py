@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 
@@ -18,14 +19,13 @@ def dot_product_attention(query: Array, key: Array, value: Array, heads: int) ->
     Returns:
       [n h w c] in the dtype of `query`; logits and softmax are float32.
     """
-    n, h, w, c = query.shape
-    width = c // heads
-
-    def split(x: Array) -> Array:
-        return x.reshape(n, -1, heads, width)
-
+    _, h, w, c = query.shape
+    scale = (c // heads) ** -0.5
     # Scaling the queries costs l x d products instead of l x l.
-    query, key, value = split(query * width**-0.5), split(key), split(value)
+    query, key, value = (
+        rearrange(x, "n h w (m d) -> n (h w) m d", m=heads) for x in (query * scale, key, value)
+    )
     logits = jnp.einsum("nlmd,nsmd->nmls", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("nmls,nsmd->nlmd", weights, value).reshape(n, h, w, c)
+    out = jnp.einsum("nmls,nsmd->nlmd", weights, value)
+    return rearrange(out, "n (h w) m d -> n h w (m d)", h=h, w=w)

@@ -19,10 +19,10 @@ from attnseg.core.types import Batch
 from attnseg.models import zoo
 from attnseg.recipe.load import to_dict
 from attnseg.tasks.segmentation import Segmentation
-from attnseg.train.evaluate import Evaluation
-from attnseg.train.loop import Job
-from attnseg.train.optim import Rule, make_optimizer
-from attnseg.train.schedule import make_schedule
+from attnseg.training.evaluate import Evaluation
+from attnseg.training.loop import Job
+from attnseg.training.optim import Rule, make_optimizer
+from attnseg.training.schedule import make_schedule
 from attnseg.weights import load_weights
 
 

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from attnseg import data
 from attnseg.core.types import ID, IMAGE, LABEL
 from attnseg.recipe import assemble
-from attnseg.train.evaluate import jit_predict_step, predict_examples
-from attnseg.train.log import FILE, MetricLog, read_metrics
-from attnseg.train.loop import Job
-from attnseg.train.state import TrainState
+from attnseg.training.evaluate import jit_predict_step, predict_examples
+from attnseg.training.log import FILE, MetricLog, read_metrics
+from attnseg.training.loop import Job
+from attnseg.training.state import TrainState
 from attnseg.viz import comparison, plot_class_iou, plot_curves, save_png
 
 FOLDER = "figures"

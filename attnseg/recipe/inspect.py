@@ -11,7 +11,7 @@ from attnseg.core import tree
 from attnseg.core.types import IMAGE, LABEL
 from attnseg.recipe import assemble
 from attnseg.recipe.load import leaves
-from attnseg.train.optim import Rule
+from attnseg.training.optim import Rule
 from attnseg.viz import overlay, save_png
 
 

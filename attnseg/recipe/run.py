@@ -20,11 +20,11 @@ from attnseg.objectives import ABSENT_POLICY
 from attnseg.recipe import assemble
 from attnseg.recipe.figures import Overlays, draw_figures
 from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
-from attnseg.train import loop
-from attnseg.train.checkpoint import FOLDER, Checkpoints, write_json
-from attnseg.train.evaluate import Evaluation, jit_eval_step
-from attnseg.train.evaluate import evaluate as evaluate_batches
-from attnseg.train.state import TrainState, weights_only
+from attnseg.training import loop
+from attnseg.training.checkpoint import FOLDER, Checkpoints, write_json
+from attnseg.training.evaluate import Evaluation, jit_eval_step
+from attnseg.training.evaluate import evaluate as evaluate_batches
+from attnseg.training.state import TrainState, weights_only
 from attnseg.viz.table import class_table
 from attnseg.weights import load_weights
 
@@ -164,7 +164,7 @@ def train(
       ``{"step": ..., "val/miou": ..., ...}`` of the last evaluation.
 
     Raises:
-      UserError: see `plan` and `attnseg.train.loop.run`.
+      UserError: see `plan` and `attnseg.training.loop.run`.
     """
     started = time.time()
     main = jax.process_index() == 0

@@ -10,8 +10,8 @@ import tiny
 from attnseg.core.mesh import make_mesh
 from attnseg.core.tree import flat
 from attnseg.recipe import assemble
-from attnseg.train import loop
-from attnseg.train.evaluate import jit_eval_step, to_device
+from attnseg.training import loop
+from attnseg.training.evaluate import jit_eval_step, to_device
 
 
 @pytest.fixture(scope="module")

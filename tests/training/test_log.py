@@ -5,7 +5,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from attnseg.core.errors import UserError
-from attnseg.train.log import MetricLog, Progress, read_metrics
+from attnseg.training.log import MetricLog, Progress, read_metrics
 
 
 def steps(workdir):

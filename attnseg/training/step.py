@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from attnseg.core.types import IMAGE, Batch, Counts, Outputs, Params
-from attnseg.train.state import TrainState
+from attnseg.training.state import TrainState
 
 
 class Task(Protocol):

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError, check
-from attnseg.train.state import TrainState, weights_only
+from attnseg.training.state import TrainState, weights_only
 
 FOLDER = "checkpoints"
 PACKAGES = ("attnseg", "jax", "flax", "optax", "orbax-checkpoint", "grain")
@@ -56,7 +56,10 @@ class Checkpoints:
                 ),
                 enable_async_checkpointing=True,
             ),
-            item_names=("state", "meta"),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def latest_step(self) -> int | None:
@@ -98,7 +101,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.PyTreeSave(state),
                 meta=ocp.args.JsonSave({**meta, "versions": versions()}),
             ),
             metrics={self.metric: metrics[self.metric]} if self.metric in metrics else None,
@@ -122,7 +125,7 @@ class Checkpoints:
         target = jax.tree_util.tree_map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
         )
-        return self._read(step, ocp.args.StandardRestore(target))
+        return self._read(step, target)
 
     def restore_weights(self, step: int, variables: dict[str, Any], sharding) -> TrainState:
         """Reads what evaluation needs of `step`: the averaged parameters, if there are any.
@@ -135,7 +138,7 @@ class Checkpoints:
           UserError: the checkpoint does not fit the model.
         """
         saved = self._manager.item_metadata(step)["state"]
-        averaged = saved["ema_params"] is not None
+        averaged = isinstance(saved["ema_params"], dict)
 
         def target(tree: Any) -> Any:
             return jax.tree_util.tree_map(
@@ -146,7 +149,7 @@ class Checkpoints:
             "ema_params" if averaged else "params": target(variables["params"]),
             "batch_stats": target(variables.get("batch_stats", {})),
         }
-        restored = self._read(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
+        restored = self._read(step, wanted, partial_restore=True)
         return weights_only(
             {
                 "params": restored["ema_params" if averaged else "params"],
@@ -154,7 +157,12 @@ class Checkpoints:
             }
         )
 
-    def _read(self, step: int, arguments) -> Any:
+    def _read(self, step: int, target: Any, partial_restore: bool = False) -> Any:
+        arguments = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=partial_restore,
+        )
         try:
             return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
         except (ValueError, KeyError, FileNotFoundError) as error:

@@ -12,8 +12,8 @@ import pytest
 import attnseg
 from attnseg.core.tree import flat, match_rules
 from attnseg.recipe.segformer import RULES
-from attnseg.train.optim import Rule, make_optimizer
-from attnseg.train.schedule import make_schedule
+from attnseg.training.optim import Rule, make_optimizer
+from attnseg.training.schedule import make_schedule
 
 
 def test_schedule_is_poly_times_warmup():
@@ -105,7 +105,7 @@ def test_published_rules_give_the_published_groups():
 
 
 def test_moving_average_and_state_are_copies():
-    from attnseg.train.state import create_state
+    from attnseg.training.state import create_state
 
     variables = {"params": {"a": jnp.ones(3)}}
     state = create_state(variables, optax.sgd(0.1), ema=True)

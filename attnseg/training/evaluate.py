@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from attnseg.core.mesh import replicated, to_global
 from attnseg.core.types import IMAGE, LABEL, MASK, Batch, Counts, Outputs
-from attnseg.train.state import TrainState
-from attnseg.train.step import Task, make_eval_step
+from attnseg.training.state import TrainState
+from attnseg.training.step import Task, make_eval_step
 
 DEVICE_KEYS = (IMAGE, LABEL, MASK)
 

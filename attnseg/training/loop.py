@@ -19,11 +19,11 @@ import optax
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import batch_sharding, replicated, state_shardings
 from attnseg.core.types import Batch, Outputs
-from attnseg.train.checkpoint import Checkpoints
-from attnseg.train.evaluate import Evaluation, evaluate, jit_eval_step, to_device
-from attnseg.train.log import MetricLog, Progress
-from attnseg.train.state import TrainState, create_state
-from attnseg.train.step import make_train_step
+from attnseg.training.checkpoint import Checkpoints
+from attnseg.training.evaluate import Evaluation, evaluate, jit_eval_step, to_device
+from attnseg.training.log import MetricLog, Progress
+from attnseg.training.state import TrainState, create_state
+from attnseg.training.step import make_train_step
 
 Variables = dict[str, Any]
 Scores = dict[str, float]
