@@ -133,7 +133,10 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     workdir = Path(workdir) if workdir else default_workdir(config)
     say(f"workdir {workdir}")
     _use_compilation_cache()
-    if config.init.weights:
+    if config.init.weights and (workdir / CONFIG).exists():
+        # The run has begun: what the weights' layout implied is part of its configuration.
+        config.model.backbone.layout = _read_config(workdir / CONFIG).model.backbone.layout
+    elif config.init.weights:
         assemble.with_layout(config, say)
     _check_workdir(config, workdir)
     assemble.build_task(config)

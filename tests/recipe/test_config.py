@@ -1,5 +1,6 @@
 """Configurations: every file, every mistake."""
 
+import itertools
 import subprocess
 import sys
 
@@ -156,3 +157,28 @@ def test_a_label_outside_the_classes_names_file_value_and_count(tmp_path):
     )
     with pytest.raises(attnseg.UserError, match=r"frame_1.*77.*\b6\b"):
         run.plan(config, tmp_path / "run", say=lambda _: None)
+
+
+def test_a_dry_run_describes_and_writes_nothing(tmp_path):
+    text = run.plan(tiny.config(), tmp_path / "run", say=lambda _: None).describe()
+    assert "segformer_b0, " in text and "shapes: 1600 training examples, 160 of val" in text
+    assert "3000 steps of 8 (15.0 epochs), crop 64x64" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_key_has_a_comment():
+    lines = (tiny.ROOT / "attnseg" / "recipe" / "defaults.py").read_text().splitlines()
+    for above, line in itertools.pairwise(lines):
+        assigned = line.strip().startswith("c.") and not line.rstrip().endswith("ConfigDict()")
+        assert not assigned or "  # " in line or above.strip().startswith("# "), line
+
+
+def test_evaluate_wants_a_run_or_weights_with_a_configuration(tmp_path):
+    program = [sys.executable, str(tiny.ROOT / "launch" / "evaluate.py")]
+    for arguments, message in (
+        ([], "give either --workdir=DIR alone"),
+        (["--weights=w.npz"], "give either --workdir=DIR alone"),
+        ([f"--workdir={tmp_path}"], "holds no run"),
+    ):
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -181,4 +181,6 @@ def test_training_starts_from_weights_and_keeps_their_layout(tmp_path):
         variables["params"]["backbone"]["stage1_embed"]["proj"]["kernel"],
         atol=1e-6,
     )
-    attnseg.evaluate(tmp_path / "run", say=lambda _: None)
+    scores = attnseg.train(config, tmp_path / "run", say=said.append)
+    assert said[-1].startswith("results in")
+    assert attnseg.evaluate(tmp_path / "run", say=lambda _: None) == scores
