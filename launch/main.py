@@ -19,6 +19,7 @@ def main(options, changes):
     config = load_config(options.config, changes)
     if options.dry_run:
         print(plan(config, options.workdir).describe())
+        print("dry run: all is in order, nothing was trained")
     else:
         train_run(config, options.workdir)
 

@@ -3,7 +3,7 @@
 from attnseg.data.info import DATASETS, DatasetInfo, colour_map, map_labels
 from attnseg.data.labels import LabelReport, scan_labels
 from attnseg.data.loader import TrainBatches, eval_batches, steps_per_epoch, train_batches
-from attnseg.data.sources import Source, open_source
+from attnseg.data.sources import Source, open_source, prepared_folder
 from attnseg.data.transforms import EvalResize, RandomGeometry, fit_scale
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "fit_scale",
     "map_labels",
     "open_source",
+    "prepared_folder",
     "scan_labels",
     "steps_per_epoch",
     "train_batches",

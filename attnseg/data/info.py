@@ -62,6 +62,8 @@ class DatasetInfo:
 
     def describe_labels(self) -> str:
         """The label map in one line."""
+        if all(raw == train for raw, train in self.label_map.items()):
+            return f"label ids in the files are the train ids ({IGNORE}: ignored)"
         pairs = ", ".join(f"{raw}->{train}" for raw, train in sorted(self.label_map.items()))
         return f"raw id -> train id ({IGNORE}: ignored): {pairs}"
 

@@ -52,13 +52,15 @@ def open_source(
         make_builder is not None,
         f'data set "{name}" has no builder yet; those with one: {", ".join(_BUILDERS)}.',
     )
-    builder = make_builder(root, prepared_dir or _default_prepared_dir())
+    builder = make_builder(root, prepared_folder(prepared_dir))
     _prepare(builder)
     return TfdsSource(str(builder.data_dir), split, info)
 
 
-def _default_prepared_dir() -> str:
-    return os.environ.get("TFDS_DATA_DIR") or str(pathlib.Path.home() / "tensorflow_datasets")
+def prepared_folder(chosen: str | None) -> str:
+    """Where prepared copies lie: `chosen`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    default = os.environ.get("TFDS_DATA_DIR") or str(pathlib.Path.home() / "tensorflow_datasets")
+    return chosen or default
 
 
 def _shapes(root: str | None, data_dir: str) -> Shapes:

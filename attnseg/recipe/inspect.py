@@ -48,7 +48,7 @@ def labels(config: ConfigDict, split: str) -> str:
     info = assemble.dataset_info(config)
     source = assemble.open_split(config, split)
     report = data.scan_labels(source, info, None)
-    return f"{info.describe_labels()}\n{report.table()}"
+    return f"{info.describe_labels()}\n{split}, {report.files} examples\n{report.table()}"
 
 
 def batch(config: ConfigDict, path: str, most: int = 8) -> str:

@@ -113,7 +113,7 @@ def _check_data(config: ConfigDict, source: data.Source, split: str, say: Say) -
     """Refuses labels out of range before anything compiles."""
     if config.data.scan:
         report = data.scan_labels(source, assemble.dataset_info(config), config.data.scan)
-        say(f"labels of {split}, {report.files} files\n{report.table()}")
+        say(f"labels of {split}, {report.files} examples\n{report.table()}")
 
 
 def _check_crop(config: ConfigDict, source: data.Source) -> None:
@@ -140,7 +140,8 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
         assemble.with_layout(config, say)
     _check_workdir(config, workdir)
     assemble.build_task(config)
-    say(f"opening {config.data.name}; what has to be prepared is prepared once")
+    folder = data.prepared_folder(config.data.prepared)
+    say(f"opening {config.data.name}; the first time it is prepared, in {folder}")
     say(assemble.dataset_info(config).describe_labels())
     train_source = assemble.open_split(config, "train")
     val_source = assemble.open_split(config, config.eval.split)
@@ -175,6 +176,7 @@ def train(
     planned = plan(config, workdir, say)
     workdir, job = planned.workdir, planned.job
     say(planned.describe())
+    say("compiling, then training; the first step takes longest")
     overlays = Overlays(config, planned.val, job, workdir)
 
     def on_started(step: int) -> None:
