@@ -9,6 +9,7 @@ import tiny
 
 from attnseg.core.mesh import make_mesh
 from attnseg.core.tree import flat
+from attnseg.ops.resize import resize_bilinear
 from attnseg.recipe import assemble
 from attnseg.training import loop
 from attnseg.training.evaluate import jit_eval_step, to_device
@@ -141,3 +142,24 @@ def test_moving_average(source):
         average = decay * average + (1 - decay) * kernel
     ours = state.eval_params["head"]["classifier"]["kernel"]
     np.testing.assert_allclose(ours, average, rtol=1e-5)
+
+
+def test_the_loss_is_the_mean_over_valid_pixels(source):
+    """Of the whole batch at label resolution, against numpy in float64."""
+    config = tiny.config(data__photometric=False, model__head__dropout=0.0)
+    job = on(one_device(), assemble.build_job(config, train=source, val=source))
+    batch, task = first_batch(job), job.evaluation.task
+    batch["label"][:3] = 255  # examples differ in how much they count
+    shardings = loop.abstract_state(job)[1]
+    state = loop.initial_state(job, shardings)
+    outputs, _ = jax.jit(job.apply_train)(
+        state.params, state.batch_stats, task.inputs(batch["image"]), jax.random.key(0)
+    )
+    logits = np.float64(resize_bilinear(outputs["logits"], batch["label"].shape[1:]))
+    logits -= logits.max(-1, keepdims=True)
+    log_share = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    valid = batch["label"] != 255
+    expected = -np.mean(log_share[valid, batch["label"][valid]])
+    step = loop.jit_train_step(job, shardings)
+    _, metrics = step(state, to_device(batch, job.evaluation.mesh))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
