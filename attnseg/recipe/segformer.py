@@ -19,14 +19,18 @@ from ml_collections import ConfigDict
 from attnseg.core.errors import lookup
 from attnseg.recipe import defaults
 
+# The decoder's batch normalisation removes the constant that this bias adds: its true gradient is
+# zero, and Adam would walk it along rounding noise, differently on each number of devices.
+_REMOVED = ("^backbone/stage4_norm/bias$", 0.0, False)
 # The head, its normalisation included, learns ten times faster; other normalisation is not
 # decayed; everything else, biases included, is. This is what the published rules come to.
 RULES = (
+    _REMOVED,
     ("^head/", 10.0, True),
     ("norm", 1.0, False),
     (".*", 1.0, True),
 )
-FROM_SCRATCH = (("norm|bias", 1.0, False), (".*", 1.0, True))
+FROM_SCRATCH = (_REMOVED, ("norm|bias", 1.0, False), (".*", 1.0, True))
 
 
 def _published(c: ConfigDict, name: str, *, crop: int, resize: tuple[int, int], batch: int) -> None:

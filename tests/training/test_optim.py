@@ -96,6 +96,9 @@ def test_published_rules_give_the_published_groups():
     theirs = {v: k for k, v in codes.items()}
     for name, value in flat(variables["params"]).items():
         rate, decay = theirs[int(np.asarray(value).ravel()[0])]
+        if name == "backbone/stage4_norm/bias":
+            assert ours[name] == 0  # its true gradient is zero
+            continue
         if name.startswith("backbone/") and "_norm/" in name and "block" not in name:
             # mmseg calls a stage's norm "layers.0.2", which its own rule "norm" then misses; the
             # original code calls it "norm1" and spares it the decay, as we do.

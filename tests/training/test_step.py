@@ -44,16 +44,9 @@ def train(source, steps, mesh, **changes):
     return losses, jax.device_get(state), state
 
 
-# The decoder's BatchNorm removes what this constant adds to a channel: its true gradient is zero,
-# and what Adam makes of the rounding noise changes no output.
-NOISE = "backbone/stage4_norm/bias"
-
-
 def assert_close(ours, theirs, tolerance):
     """Relative to the size of each array."""
     for name, value in flat(ours).items():
-        if name == NOISE:
-            continue
         other = flat(theirs)[name]
         error = np.linalg.norm(value - other)
         assert error <= tolerance * max(np.linalg.norm(other), 1e-12), name
@@ -62,8 +55,7 @@ def assert_close(ours, theirs, tolerance):
 def test_one_and_four_devices_agree(source):
     """Loss, parameters, statistics and averages after 20 steps; drop path and dropout on."""
     one, four = one_device(), make_mesh(data=4)
-    changes = dict(model__backbone__drop_path=0.2, train__ema=0.9, train__steps=160_000)
-    changes |= dict(optim__lr=6e-5, schedule__warmup_steps=1500)
+    changes = dict(model__backbone__drop_path=0.2, train__ema=0.9)
     losses, state, _ = train(source, 20, one, **changes)
     others, other, _ = train(source, 20, four, **changes)
     np.testing.assert_allclose(losses, others, rtol=1e-5)
@@ -77,7 +69,7 @@ def test_parameters_split_over_devices_give_the_same(source):
     losses, state, _ = train(source, 3, one_device(), **changes)
     others, other, live = train(source, 3, make_mesh(data=2, fsdp=2), **changes)
     np.testing.assert_allclose(losses, others, rtol=1e-5)
-    assert_close(other.params, state.params, 2e-3)
+    assert_close(other.params, state.params, 5e-4)
     split = [x for x in jax.tree_util.tree_leaves(live.params) if "fsdp" in str(x.sharding.spec)]
     assert split and all(x.addressable_shards[0].data.size * 2 == x.size for x in split)
 
