@@ -64,7 +64,9 @@ def validate(config: ConfigDict) -> None:
       UserError: a value out of range.
     """
     values = leaves(config)
-    empty = [key for key, value in values.items() if value is None and not _may_be_empty(key)]
+    # None means something only where it is the default.
+    usual = leaves(defaults.get_config("segformer_b0"))
+    empty = [key for key, value in values.items() if value is None and usual.get(key) is not None]
     check(not empty, f"{', '.join(empty)} has no value; give one, or leave the key out.")
     for key, allowed in defaults.CHOICES.items():
         check(
@@ -97,11 +99,6 @@ def validate(config: ConfigDict) -> None:
         f"data.batch_size={batch} does not split into train.accumulate={parts} parts; "
         f"use a multiple of {parts}.",
     )
-
-
-def _may_be_empty(key: str) -> bool:
-    """Whether None means something for a key: it does where it is the default."""
-    return leaves(defaults.get_config("segformer_b0")).get(key) is None
 
 
 def _is_number(value: Any) -> bool:

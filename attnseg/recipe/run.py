@@ -46,12 +46,12 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     path = workdir / CONFIG
     if not path.exists():
         return
-    saved = _read_config(path)
+    saved = leaves(_read_config(path))
     for key, new in leaves(config).items():
         section, _, field = key.rpartition(".")
         fixed = section in ("model.backbone", "model.head") and field not in _FREE_FIELDS
         if fixed or key in ("model.name", "data.name"):
-            old = leaves(saved).get(key)
+            old = saved.get(key)
             check(
                 old == new,
                 f"{workdir} holds a run with {key}={old}, this one has {new}; "
@@ -161,7 +161,7 @@ def train(
 
     Args:
       config: from `load_config`.
-      workdir: default ``runs/MODEL-DATASET``.
+      workdir: default ``runs/CONFIG-DATASET``.
       say: takes each line for the terminal.
 
     Returns:
