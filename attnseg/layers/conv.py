@@ -23,10 +23,17 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Arr
     return jax.random.normal(key, shape, dtype) * (2.0 / (shape[0] * shape[1])) ** 0.5
 
 
-def conv(features: int, kernel: int, stride: int = 1, **kwargs) -> nn.Conv:
-    """Square convolution padded by ``kernel // 2`` on every side (SAME would be lopsided)."""
+def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
+    """Square convolution padded alike on every side (SAME would be lopsided)."""
     kwargs.setdefault("kernel_init", conv_init)
-    return nn.Conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, **kwargs)
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=dilation * (kernel // 2),
+        kernel_dilation=dilation,
+        **kwargs,
+    )
 
 
 class PatchConv(nn.Module):
@@ -57,12 +64,13 @@ class DepthwiseConv(nn.Module):
 
     kernel: tuple[int, int] = (3, 3)
     dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = depthwise_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
         c = x.shape[-1]
-        kernel = self.param("kernel", depthwise_init, (*self.kernel, 1, c), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel, 1, c), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return depthwise_conv(x, kernel) + bias
@@ -79,11 +87,12 @@ class KeyLinear(nn.Module):
 
     features: int
     dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = linear_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[... c] -> [... features]."""
-        kernel = self.param("kernel", linear_init, (x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         return x @ kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,7 @@ class BatchNorm(nn.Module):
 
     epsilon: float = 1e-5
     momentum: float = 0.1
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -52,7 +55,7 @@ class BatchNorm(nn.Module):
         in training it only moves the running mean, and its gradient is exactly zero.
         """
         features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
@@ -73,3 +76,7 @@ class BatchNorm(nn.Module):
         factor = jax.lax.rsqrt(batch_var + self.epsilon) * scale
         y = (y - batch_mean) * factor + bias
         return y.astype(self.dtype or x.dtype)
+
+
+# The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is large.
+GroupNorm = functools.partial(nn.GroupNorm, epsilon=1e-5, use_fast_variance=False)

@@ -28,8 +28,12 @@ class Segmenter(nn.Module):
         """Normalised images [n h w 3] -> {"logits": f32 [n h/s w/s k], "aux": tuple}."""
         _check_images(images)
         features = self.backbone(images, train=train)
-        aux = () if self.aux_head is None else (self.aux_head(features, train=train),)
-        return {LOGITS: self.head(features, train=train), AUX: aux}
+        logits = self.head(features, train=train)
+        # Some decoders bring auxiliary logits of their own (DANet).
+        logits, aux = logits if isinstance(logits, tuple) else (logits, ())
+        if self.aux_head is not None:
+            aux = (*aux, self.aux_head(features, train=train))
+        return {LOGITS: logits, AUX: aux}
 
 
 class Classifier(nn.Module):

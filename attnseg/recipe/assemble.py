@@ -42,6 +42,7 @@ def build_model(config: ConfigDict):
         dataset_info(config).num_classes,
         backbone=_given(config.model.backbone),
         head=_given(config.model.head),
+        aux_head=_given(config.model.aux_head) if config.model.aux else False,
         dtype=config.model.dtype,
     )
 
@@ -144,18 +145,20 @@ def init_function(config: ConfigDict, model) -> Callable[[jax.Array], dict[str, 
 
 def import_weights(config: ConfigDict, model, variables: dict[str, Any]) -> dict[str, Any]:
     """Initial variables with those of ``init.weights`` in place."""
-    return load_weights(model, config.init.weights, variables=variables)[0]
+    size = config.data.crop
+    return load_weights(model, config.init.weights, image_size=size, variables=variables)[0]
 
 
 def with_layout(config: ConfigDict, say: Callable[[str], None]) -> None:
-    """Gives the backbone the fields that the layout of ``init.weights`` implies, and reports.
+    """Gives the model the fields that the format of ``init.weights`` implies, and reports.
 
     They become part of the configuration, so that resuming and evaluating build the same network.
     """
     report = load_weights(build_model(config), config.init.weights)[1]
     say(report.summary())
-    for field, value in report.fields.items():
-        config.model.backbone[field] = value
+    for part, fields in report.fields.items():
+        for field, value in fields.items():
+            config.model[part][field] = value
 
 
 def build_evaluation(config: ConfigDict, source: data.Source) -> Evaluation:

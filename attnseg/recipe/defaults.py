@@ -34,6 +34,8 @@ def get_config(model: str) -> ConfigDict:
     c.model.dtype = "float32"  # of the computation: float32 | bfloat16
     c.model.backbone = _fields(spec.backbone)  # fields of the backbone that differ
     c.model.head = _fields(spec.head)  # fields of the head that differ
+    c.model.aux = spec.aux  # train with an auxiliary head on the last stage but one
+    c.model.aux_head = _fields(zoo.AUX_HEAD)  # fields of that head that differ
 
     c.init = ConfigDict()
     c.init.weights = placeholder(str)  # weight file to start from; None starts at random

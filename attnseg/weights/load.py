@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,31 @@ import numpy as np
 
 from attnseg.core.errors import UserError, check
 from attnseg.core.tree import flat, nested
-from attnseg.weights import segformer
+from attnseg.weights import (
+    botnet,
+    ccnet,
+    conv2former,
+    mmseg_heads,
+    resnet,
+    segformer,
+    segnext,
+    swin,
+)
 from attnseg.weights.read import read_state
-from attnseg.weights.rules import Layout, recognise, translate
+from attnseg.weights.rules import ENCODER, Layout, recognise, translate
 
-LAYOUTS: tuple[Layout, ...] = segformer.LAYOUTS
+LAYOUTS: tuple[Layout, ...] = (
+    *segformer.LAYOUTS,
+    *segnext.LAYOUTS,
+    *ccnet.LAYOUTS,
+    *botnet.LAYOUTS,
+    *conv2former.LAYOUTS,
+    *swin.LAYOUTS,
+    *resnet.LAYOUTS,  # its marks also fit files of CCNet and BoTNet
+    *mmseg_heads.LAYOUTS,  # its FCN has no mark of its own
+)
 ENCODER_SHARE = 0.95  # of the encoder's parameters that a file must fill
-IMAGE_SIZE = (64, 64)
+IMAGE_SIZE = (64, 64)  # on which variables are made where no size is given
 
 Variables = dict[str, Any]
 
@@ -30,12 +49,12 @@ class Report:
     """What became of a weight file.
 
     Attributes:
-      layout: name of the format.
-      licence: of the weights usually found in it.
+      layout: names of the formats of the parts, encoder and decoder.
+      licence: of the weights usually found in them.
       loaded: names that were filled.
       skipped: name -> why it was not filled; it keeps its initial value.
       unused: names the file has and the model has not.
-      fields: backbone fields the layout implies.
+      fields: part of the model -> fields that the format implies.
       model: the model with the fields this layout implies; `variables` also work with the model
         that was passed in, as they carry the constants that differ.
     """
@@ -45,7 +64,7 @@ class Report:
     loaded: tuple[str, ...]
     skipped: dict[str, str]
     unused: tuple[str, ...]
-    fields: dict[str, Any]
+    fields: dict[str, dict[str, Any]]
     model: nn.Module
 
     def summary(self) -> str:
@@ -61,31 +80,76 @@ def _first(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _is_encoder(name: str) -> bool:
-    return name.split("/")[1] == "backbone"
+def _part(name: str) -> str:
+    """Part of the model that "params/PART/..." belongs to."""
+    return name.split("/")[1]
 
 
 def _check_encoder(
-    expected: dict[str, Any], skipped: dict[str, str], unused: list[str], layout: Layout
+    expected: dict[str, Any], skipped: dict[str, str], unused: list[str], layout: str
 ) -> None:
-    size = {n: int(np.prod(x.shape)) for n, x in expected.items() if _is_encoder(n)}
-    missing = [n for n in skipped if _is_encoder(n)]
+    size = {n: int(np.prod(x.shape)) for n, x in expected.items() if _part(n) == ENCODER}
+    missing = [n for n in skipped if _part(n) == ENCODER]
     share = 1.0 - sum(size[n] for n in missing) / max(sum(size.values()), 1)
-    extra = [n for n in unused if _is_encoder(n)]
+    extra = [n for n in unused if _part(n) == ENCODER]
     check(
         share >= ENCODER_SHARE and not extra,
-        f"these {layout.name} weights are of another network: they fill {share:.0%} of the "
+        f"these {layout} weights are of another network: they fill {share:.0%} of the "
         f"encoder. Not filled: {_first([f'{n} ({skipped[n]})' for n in missing]) or 'nothing'}. "
         f"Not in the model: {_first(extra) or 'nothing'}. "
         "Create the model of the same size, or pass allow_partial=True.",
     )
 
 
+def _implied(model: nn.Module, layouts: list[Layout]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with the fields that the formats imply, and those fields by part."""
+    fields: dict[str, Any] = {}
+    for layout in layouts:
+        part = getattr(model, layout.part, None)
+        known = {k: v for k, v in layout.fields.items() if hasattr(part, k)}
+        if known:
+            fields[layout.part] = known
+    parts = {part: getattr(model, part).clone(**known) for part, known in fields.items()}
+    return model.clone(**parts), fields
+
+
+def _epsilons(layouts: list[Layout], names: list[str]) -> dict[str, float]:
+    """``{"constants/MODULE/epsilon": value}`` for the LayerNorms the formats know."""
+    found: dict[str, float] = {}
+    for layout in layouts:
+        for name in names:
+            if not name.startswith(f"params/{layout.part}/"):
+                continue
+            for pattern, value in layout.epsilons:
+                if re.search(pattern, name):
+                    module = name.removeprefix("params/").removesuffix("/scale")
+                    found[f"constants/{module}/epsilon"] = value
+                    break
+    return found
+
+
+def _fit_tables(
+    translated: dict[str, Any], expected: dict[str, Any], layouts: list[Layout], keep: bool
+) -> None:
+    """Interpolates position tables of other grids, or expects them as they are (`keep`)."""
+    for name, table in translated.items():
+        for pattern, resize in (t for layout in layouts for t in layout.tables):
+            wanted = expected.get(name)
+            if wanted is None or not re.search(pattern, name) or table.shape == wanted.shape:
+                continue
+            if table.shape[1:] != wanted.shape[1:]:
+                continue  # of other heads: reported as skipped
+            if keep:
+                expected[name] = jax.ShapeDtypeStruct(table.shape, wanted.dtype)
+            else:
+                translated[name] = np.asarray(resize(table, wanted.shape[0]))
+
+
 def load_weights(
     model: nn.Module,
     source: str | Path | Mapping[str, Any],
     *,
-    image_size: tuple[int, int] = IMAGE_SIZE,
+    image_size: tuple[int, int] | None = None,
     variables: Variables | None = None,
     allow_partial: bool = False,
 ) -> tuple[Variables, Report]:
@@ -94,7 +158,8 @@ def load_weights(
     Args:
       model: from `attnseg.create_model`.
       source: a .safetensors, .npz or torch file, or a state dict in memory.
-      image_size: (h, w) the variables are shaped for.
+      image_size: (h, w) that position tables are interpolated to; None keeps the file's, which
+        are interpolated whenever the model runs.
       variables: values for what the source lacks, e.g. a head for other classes; None
         initialises them with key 0.
       allow_partial: accept weights that fill less than 95 % of the encoder.
@@ -108,49 +173,50 @@ def load_weights(
       UserError: unreadable or unknown file, or weights of another network.
     """
     state = read_state(source)
-    layout = recognise(state, LAYOUTS)
-    if layout is None:
+    layouts = recognise(state, LAYOUTS)
+    if not layouts:
         raise UserError(
             f"these weights are of no known format (keys like {_first(sorted(state), 3)}); "
             f"known: {', '.join(known.name for known in LAYOUTS)}."
         )
-    translated, unknown = translate(state, layout)
-    check(not unknown, f"{layout.name}: unknown keys {_first(unknown)}; nothing was loaded.")
+    name = " with ".join(layout.name for layout in layouts)
+    translated, unknown = translate(state, layouts)
+    check(not unknown, f"{name}: unknown keys {_first(unknown)}; nothing was loaded.")
 
-    image = jnp.zeros((1, *image_size, 3), jnp.float32)
+    image = jnp.zeros((1, *(image_size or IMAGE_SIZE), 3), jnp.float32)
 
     def initialise() -> Variables:
         return model.init(jax.random.key(0), image, train=False)
 
     expected = flat(jax.eval_shape(initialise))
+    _fit_tables(translated, expected, layouts, keep=image_size is None)
     skipped = {}
-    for name, leaf in expected.items():
-        if name not in translated:
-            skipped[name] = "not in the file"
-        elif translated[name].shape != leaf.shape:
-            skipped[name] = f"shape {translated[name].shape} instead of {leaf.shape}"
-    unused = [name for name in translated if name not in expected]
+    for target, leaf in expected.items():
+        if target not in translated:
+            skipped[target] = "not in the file"
+        elif translated[target].shape != leaf.shape:
+            skipped[target] = f"shape {translated[target].shape} instead of {leaf.shape}"
+    unused = [target for target in translated if target not in expected]
     if not allow_partial:
-        _check_encoder(expected, skipped, unused, layout)
+        _check_encoder(expected, skipped, unused, name)
 
-    loaded = [name for name in expected if name not in skipped]
-    values = {name: jnp.asarray(translated[name], expected[name].dtype) for name in loaded}
+    loaded = [target for target in expected if target not in skipped]
+    values = {target: jnp.asarray(translated[target], expected[target].dtype) for target in loaded}
     if skipped:
         initial = flat(jax.jit(initialise)() if variables is None else variables)
-        values |= {name: initial[name] for name in skipped}
+        values |= {target: initial[target] for target in skipped}
 
-    current = {k: getattr(model.backbone, k) for k in layout.fields}
-    matching = model.clone(backbone=model.backbone.clone(**layout.fields))
-    if current != layout.fields:
-        constants = layout.constants(list(expected))
-        values |= {name: jnp.float32(value) for name, value in constants.items()}
+    matching, fields = _implied(model, layouts)
+    if matching != model:
+        constants = _epsilons(layouts, list(expected))
+        values |= {target: jnp.float32(value) for target, value in constants.items()}
     report = Report(
-        layout=layout.name,
-        licence=layout.licence,
+        layout=name,
+        licence="; ".join(dict.fromkeys(x.licence for x in layouts if x.licence)),
         loaded=tuple(loaded),
         skipped=skipped,
         unused=tuple(unused),
-        fields=layout.fields,
+        fields=fields,
         model=matching,
     )
     return nested(values), report

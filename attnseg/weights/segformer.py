@@ -1,204 +1,191 @@
-"""SegFormer and MiT as Hugging Face, NVlabs and mmsegmentation name them: one table each."""
+"""SegFormer and MiT as Hugging Face, NVlabs and mmsegmentation name them."""
 
 from __future__ import annotations
 
-import re
-
-from attnseg.models.backbones.mit import EPSILONS, Epsilons
+from attnseg.models.backbones.mit import EPSILONS
 from attnseg.weights.rules import (
+    ENCODER,
+    HEAD,
     Layout,
     Rule,
-    dense,
-    dense_parts,
+    batch_norm,
     kernel,
     mixing,
-    vector_parts,
+    norm,
+    pair,
+    pointwise,
+    stacked,
 )
 
-BLOCK = "params/backbone/stage{s}_block{b}/"
-STAGES = ("stage1", "stage2", "stage3", "stage4")
+BLOCK = "backbone/stage{s}_block{b}/"
+BLOCK_1 = "backbone/stage{S}_block{b}/"  # where the source counts stages from 1
 COARSE_FIRST, FINE_FIRST = (3, 2, 1, 0), (0, 1, 2, 3)
-
-_EPSILON_PLACES = (
-    (r"_embed/norm/scale$", "embed"),
-    (r"/reduce_norm/scale$", "reduction"),
-    (r"_block\d+/norm\d/scale$", "block"),
-    (r"stage\d_norm/scale$", "stage"),
-)
+MIXES = tuple(f"params/head/stage{i}/mix" for i in (1, 2, 3, 4))
 
 
-def _pair(source: str, target: str, convert=dense) -> list[Rule]:
-    """Rules for ``SOURCE.weight`` and ``SOURCE.bias``."""
-    return [
-        Rule(rf"{source}\.weight", (f"{target}/kernel",), convert),
-        Rule(rf"{source}\.bias", (f"{target}/bias",)),
-    ]
-
-
-def _norm(source: str, target: str) -> list[Rule]:
-    return [
-        Rule(rf"{source}\.weight", (f"{target}/scale",)),
-        Rule(rf"{source}\.bias", (f"{target}/bias",)),
-    ]
-
-
-def _batch_norm(source: str, target: str) -> list[Rule]:
-    return [
-        *_norm(source, f"params/{target}"),
-        Rule(rf"{source}\.running_mean", (f"batch_stats/{target}/mean",)),
-        Rule(rf"{source}\.running_var", (f"batch_stats/{target}/var",)),
-        Rule(rf"{source}\.num_batches_tracked"),
-    ]
-
-
-def _stacked(source: str, parts: tuple[str, ...], weight: str, bias: str) -> list[Rule]:
-    """Linear maps stacked in one entry."""
-    count = len(parts)
-    return [
-        Rule(source + weight, tuple(f"{p}/kernel" for p in parts), dense_parts(count)),
-        Rule(source + bias, tuple(f"{p}/bias" for p in parts), vector_parts(count)),
-    ]
-
-
-def _constants(epsilons: Epsilons):
+def _epsilons(layout: str) -> tuple[tuple[str, float], ...]:
     """Epsilon of every LayerNorm of the backbone, by the name of its scale."""
-
-    def of(names: list[str]) -> dict[str, float]:
-        found = {}
-        for name in names:
-            for pattern, place in _EPSILON_PLACES:
-                if name.startswith("params/backbone/") and re.search(pattern, name):
-                    module = name.removeprefix("params/").removesuffix("/scale")
-                    found[f"constants/{module}/epsilon"] = getattr(epsilons, place)
-        return found
-
-    return of
+    places = EPSILONS[layout]
+    return (
+        (r"_embed/norm/scale$", places.embed),
+        (r"/reduce_norm/scale$", places.reduction),
+        (r"_block\d+/norm\d/scale$", places.block),
+        (r"stage\d_norm/scale$", places.stage),
+    )
 
 
-_HF = r"(?:segformer\.)?encoder\."
-_HF_BLOCK = _HF + r"block\.(?P<s>\d+)\.(?P<b>\d+)\."
-HF = Layout(
-    name="Hugging Face SegFormer",
-    marks=(r"encoder\.patch_embeddings\.0\.proj\.weight$",),
+NVIDIA = "NVIDIA Source Code License for the weights NVIDIA published: non-commercial use only"
+
+HF_ENCODER = Layout(
+    name="Hugging Face MiT",
+    part=ENCODER,
+    prefix="segformer.",
+    marks=("encoder.patch_embeddings.{s}.proj.weight",),
     rules=(
-        *_pair(
-            _HF + r"patch_embeddings\.(?P<s>\d+)\.proj",
-            "params/backbone/stage{s}_embed/proj",
-            kernel,
-        ),
-        *_norm(
-            _HF + r"patch_embeddings\.(?P<s>\d+)\.layer_norm",
-            "params/backbone/stage{s}_embed/norm",
-        ),
-        *_norm(_HF_BLOCK + r"layer_norm_1", BLOCK + "norm1"),
-        *_norm(_HF_BLOCK + r"layer_norm_2", BLOCK + "norm2"),
-        *_pair(_HF_BLOCK + r"attention\.self\.query", BLOCK + "attention/query"),
-        *_pair(_HF_BLOCK + r"attention\.self\.key", BLOCK + "attention/key"),
-        *_pair(_HF_BLOCK + r"attention\.self\.value", BLOCK + "attention/value"),
-        *_pair(_HF_BLOCK + r"attention\.self\.sr", BLOCK + "attention/reduce", kernel),
-        *_norm(_HF_BLOCK + r"attention\.self\.layer_norm", BLOCK + "attention/reduce_norm"),
-        *_pair(_HF_BLOCK + r"attention\.output\.dense", BLOCK + "attention/out"),
-        *_pair(_HF_BLOCK + r"mlp\.dense1", BLOCK + "ffn/expand"),
-        *_pair(_HF_BLOCK + r"mlp\.dwconv\.dwconv", BLOCK + "ffn/depthwise", kernel),
-        *_pair(_HF_BLOCK + r"mlp\.dense2", BLOCK + "ffn/project"),
-        *_norm(_HF + r"layer_norm\.(?P<s>\d+)", "params/backbone/stage{s}_norm"),
-        *_pair(r"decode_head\.linear_c\.(?P<s>\d+)\.proj", "params/head/stage{s}"),
-        Rule(
-            r"decode_head\.linear_fuse\.weight",
-            tuple(f"params/head/{stage}/mix" for stage in STAGES),
-            mixing(COARSE_FIRST),
-        ),
-        *_batch_norm(r"decode_head\.batch_norm", "head/norm"),
-        *_pair(r"decode_head\.classifier", "params/head/classifier"),
-        *_pair(r"classifier", "params/head/classifier"),
+        *pair("encoder.patch_embeddings.{s}.proj", "backbone/stage{s}_embed/proj", kernel),
+        *norm("encoder.patch_embeddings.{s}.layer_norm", "backbone/stage{s}_embed/norm"),
+        *norm("encoder.block.{s}.{b}.layer_norm_1", BLOCK + "norm1"),
+        *norm("encoder.block.{s}.{b}.layer_norm_2", BLOCK + "norm2"),
+        *pair("encoder.block.{s}.{b}.attention.self.query", BLOCK + "attention/query"),
+        *pair("encoder.block.{s}.{b}.attention.self.key", BLOCK + "attention/key"),
+        *pair("encoder.block.{s}.{b}.attention.self.value", BLOCK + "attention/value"),
+        *pair("encoder.block.{s}.{b}.attention.self.sr", BLOCK + "attention/reduce", kernel),
+        *norm("encoder.block.{s}.{b}.attention.self.layer_norm", BLOCK + "attention/reduce_norm"),
+        *pair("encoder.block.{s}.{b}.attention.output.dense", BLOCK + "attention/out"),
+        *pair("encoder.block.{s}.{b}.mlp.dense1", BLOCK + "ffn/expand"),
+        *pair("encoder.block.{s}.{b}.mlp.dwconv.dwconv", BLOCK + "ffn/depthwise", kernel),
+        *pair("encoder.block.{s}.{b}.mlp.dense2", BLOCK + "ffn/project"),
+        *norm("encoder.layer_norm.{s}", "backbone/stage{s}_norm"),
     ),
-    licence="NVIDIA Source Code License for the weights NVIDIA published: non-commercial use only",
+    licence=NVIDIA,
     fields={"layout": "hf"},
-    constants=_constants(EPSILONS["hf"]),
+    epsilons=_epsilons("hf"),
 )
 
-_NV = r"(?:backbone\.)?"
-_NV_BLOCK = _NV + r"block(?P<S>\d)\.(?P<b>\d+)\."
-_NV_TARGET = "params/backbone/stage{S}_block{b}/"
-NVLABS = Layout(
-    name="NVlabs SegFormer",
-    marks=(r"^(backbone\.)?patch_embed1\.proj\.weight$", r"block1\.0\.attn\.kv\.weight$"),
+HF_HEAD = Layout(
+    name="Hugging Face SegFormer decoder",
+    part=HEAD,
+    marks=("decode_head.linear_c.{s}.proj.weight", "decode_head.linear_fuse.weight"),
     rules=(
-        *_pair(_NV + r"patch_embed(?P<S>\d)\.proj", "params/backbone/stage{S}_embed/proj", kernel),
-        *_norm(_NV + r"patch_embed(?P<S>\d)\.norm", "params/backbone/stage{S}_embed/norm"),
-        *_norm(_NV_BLOCK + r"norm1", _NV_TARGET + "norm1"),
-        *_norm(_NV_BLOCK + r"norm2", _NV_TARGET + "norm2"),
-        *_pair(_NV_BLOCK + r"attn\.q", _NV_TARGET + "attention/query"),
-        *_stacked(
-            _NV_BLOCK + r"attn\.kv\.",
-            (_NV_TARGET + "attention/key", _NV_TARGET + "attention/value"),
+        *pair("decode_head.linear_c.{s}.proj", "head/stage{s}"),
+        Rule("decode_head.linear_fuse.weight", MIXES, mixing(COARSE_FIRST)),
+        *batch_norm("decode_head.batch_norm", "head/norm"),
+        *pair("decode_head.classifier", "head/classifier", pointwise),
+    ),
+    licence=NVIDIA,
+)
+
+HF_CLASSIFIER = Layout(
+    name="Hugging Face classifier",
+    part=HEAD,
+    marks=("encoder.patch_embeddings.{s}.proj.weight", "classifier.weight"),
+    rules=pair("classifier", "head/classifier"),
+    licence=NVIDIA,
+)
+
+NVLABS_ENCODER = Layout(
+    name="NVlabs MiT",
+    part=ENCODER,
+    prefix="backbone.",
+    marks=("patch_embed1.proj.weight", "block1.0.attn.kv.weight"),
+    rules=(
+        *pair("patch_embed{S}.proj", "backbone/stage{S}_embed/proj", kernel),
+        *norm("patch_embed{S}.norm", "backbone/stage{S}_embed/norm"),
+        *norm("block{S}.{b}.norm1", BLOCK_1 + "norm1"),
+        *norm("block{S}.{b}.norm2", BLOCK_1 + "norm2"),
+        *pair("block{S}.{b}.attn.q", BLOCK_1 + "attention/query"),
+        *stacked(
+            "block{S}.{b}.attn.kv.",
+            (BLOCK_1 + "attention/key", BLOCK_1 + "attention/value"),
             "weight",
             "bias",
         ),
-        *_pair(_NV_BLOCK + r"attn\.sr", _NV_TARGET + "attention/reduce", kernel),
-        *_norm(_NV_BLOCK + r"attn\.norm", _NV_TARGET + "attention/reduce_norm"),
-        *_pair(_NV_BLOCK + r"attn\.proj", _NV_TARGET + "attention/out"),
-        *_pair(_NV_BLOCK + r"mlp\.fc1", _NV_TARGET + "ffn/expand"),
-        *_pair(_NV_BLOCK + r"mlp\.dwconv\.dwconv", _NV_TARGET + "ffn/depthwise", kernel),
-        *_pair(_NV_BLOCK + r"mlp\.fc2", _NV_TARGET + "ffn/project"),
-        *_norm(_NV + r"norm(?P<S>\d)", "params/backbone/stage{S}_norm"),
-        *_pair(r"decode_head\.linear_c(?P<S>\d)\.proj", "params/head/stage{S}"),
-        Rule(
-            r"decode_head\.linear_fuse\.conv\.weight",
-            tuple(f"params/head/{stage}/mix" for stage in STAGES),
-            mixing(COARSE_FIRST),
-        ),
-        *_batch_norm(r"decode_head\.linear_fuse\.bn", "head/norm"),
-        *_pair(r"decode_head\.linear_pred", "params/head/classifier"),
-        Rule(r"decode_head\.conv_seg\.(weight|bias)"),  # registered upstream, never used
-        *_pair(r"head", "params/head/classifier"),
+        *pair("block{S}.{b}.attn.sr", BLOCK_1 + "attention/reduce", kernel),
+        *norm("block{S}.{b}.attn.norm", BLOCK_1 + "attention/reduce_norm"),
+        *pair("block{S}.{b}.attn.proj", BLOCK_1 + "attention/out"),
+        *pair("block{S}.{b}.mlp.fc1", BLOCK_1 + "ffn/expand"),
+        *pair("block{S}.{b}.mlp.dwconv.dwconv", BLOCK_1 + "ffn/depthwise", kernel),
+        *pair("block{S}.{b}.mlp.fc2", BLOCK_1 + "ffn/project"),
+        *norm("norm{S}", "backbone/stage{S}_norm"),
+        *pair("head", "head/classifier"),
     ),
     licence="NVIDIA Source Code License: non-commercial use only",
     fields={"layout": "nvlabs"},
-    constants=_constants(EPSILONS["nvlabs"]),
+    epsilons=_epsilons("nvlabs"),
 )
 
-_MM = r"(?:backbone\.)?layers\.(?P<s>\d)\."
-_MM_BLOCK = _MM + r"1\.(?P<b>\d+)\."
-MMSEG = Layout(
-    name="mmsegmentation SegFormer",
-    marks=(r"layers\.0\.0\.projection\.weight$", r"attn\.attn\.in_proj_weight$"),
+NVLABS_HEAD = Layout(
+    name="NVlabs SegFormer decoder",
+    part=HEAD,
+    marks=("decode_head.linear_c{S}.proj.weight", "decode_head.linear_fuse.conv.weight"),
     rules=(
-        *_pair(_MM + r"0\.projection", "params/backbone/stage{s}_embed/proj", kernel),
-        *_norm(_MM + r"0\.norm", "params/backbone/stage{s}_embed/norm"),
-        *_norm(_MM_BLOCK + r"norm1", BLOCK + "norm1"),
-        *_norm(_MM_BLOCK + r"norm2", BLOCK + "norm2"),
-        *_stacked(
-            _MM_BLOCK + r"attn\.attn\.in_proj_",
+        *pair("decode_head.linear_c{S}.proj", "head/stage{S}"),
+        Rule("decode_head.linear_fuse.conv.weight", MIXES, mixing(COARSE_FIRST)),
+        *batch_norm("decode_head.linear_fuse.bn", "head/norm"),
+        *pair("decode_head.linear_pred", "head/classifier", pointwise),
+        Rule("decode_head.conv_seg.weight"),  # registered upstream, never used
+        Rule("decode_head.conv_seg.bias"),
+    ),
+    licence="NVIDIA Source Code License: non-commercial use only",
+)
+
+MMSEG_LICENCE = (
+    "Apache-2.0 for weights mmsegmentation trained; its ImageNet encoders are NVIDIA's, "
+    "non-commercial use only"
+)
+MMSEG_ENCODER = Layout(
+    name="mmseg MiT",
+    part=ENCODER,
+    prefix="backbone.",
+    marks=("layers.0.0.projection.weight", "layers.0.1.0.attn.attn.in_proj_weight"),
+    rules=(
+        *pair("layers.{s}.0.projection", "backbone/stage{s}_embed/proj", kernel),
+        *norm("layers.{s}.0.norm", "backbone/stage{s}_embed/norm"),
+        *norm("layers.{s}.1.{b}.norm1", BLOCK + "norm1"),
+        *norm("layers.{s}.1.{b}.norm2", BLOCK + "norm2"),
+        *stacked(
+            "layers.{s}.1.{b}.attn.attn.in_proj_",
             tuple(BLOCK + f"attention/{part}" for part in ("query", "key", "value")),
             "weight",
             "bias",
         ),
-        *_pair(_MM_BLOCK + r"attn\.attn\.out_proj", BLOCK + "attention/out"),
-        *_pair(_MM_BLOCK + r"attn\.sr", BLOCK + "attention/reduce", kernel),
-        *_norm(_MM_BLOCK + r"attn\.norm", BLOCK + "attention/reduce_norm"),
-        *_pair(_MM_BLOCK + r"ffn\.layers\.0", BLOCK + "ffn/expand"),
-        *_pair(_MM_BLOCK + r"ffn\.layers\.1", BLOCK + "ffn/depthwise", kernel),
-        *_pair(_MM_BLOCK + r"ffn\.layers\.4", BLOCK + "ffn/project"),
-        *_norm(_MM + r"2", "params/backbone/stage{s}_norm"),
-        Rule(
-            r"decode_head\.convs\.(?P<s>\d)\.conv\.weight",
-            ("params/head/stage{s}/proj/kernel",),
-            dense,
-        ),
-        *_batch_norm(r"decode_head\.convs\.(?P<s>\d)\.bn", "head/stage{s}/norm"),
-        Rule(
-            r"decode_head\.fusion_conv\.conv\.weight",
-            tuple(f"params/head/{stage}/mix" for stage in STAGES),
-            mixing(FINE_FIRST),
-        ),
-        *_batch_norm(r"decode_head\.fusion_conv\.bn", "head/norm"),
-        *_pair(r"decode_head\.conv_seg", "params/head/classifier"),
+        *pair("layers.{s}.1.{b}.attn.attn.out_proj", BLOCK + "attention/out"),
+        *pair("layers.{s}.1.{b}.attn.sr", BLOCK + "attention/reduce", kernel),
+        *norm("layers.{s}.1.{b}.attn.norm", BLOCK + "attention/reduce_norm"),
+        *pair("layers.{s}.1.{b}.ffn.layers.0", BLOCK + "ffn/expand", pointwise),
+        *pair("layers.{s}.1.{b}.ffn.layers.1", BLOCK + "ffn/depthwise", kernel),
+        *pair("layers.{s}.1.{b}.ffn.layers.4", BLOCK + "ffn/project", pointwise),
+        *norm("layers.{s}.2", "backbone/stage{s}_norm"),
     ),
-    licence="Apache-2.0 for weights mmsegmentation trained; its ImageNet encoders are NVIDIA's, "
-    "non-commercial use only",
+    licence=MMSEG_LICENCE,
     fields={"layout": "mmseg"},
-    constants=_constants(EPSILONS["mmseg"]),
+    epsilons=_epsilons("mmseg"),
 )
 
-LAYOUTS = (HF, NVLABS, MMSEG)
+MMSEG_HEAD = Layout(
+    name="mmseg SegFormer decoder",
+    part=HEAD,
+    marks=("decode_head.convs.0.conv.weight", "decode_head.fusion_conv.conv.weight"),
+    rules=(
+        Rule(
+            "decode_head.convs.{s}.conv.weight",
+            ("params/head/stage{s}/proj/kernel",),
+            pointwise,
+        ),
+        *batch_norm("decode_head.convs.{s}.bn", "head/stage{s}/norm"),
+        Rule("decode_head.fusion_conv.conv.weight", MIXES, mixing(FINE_FIRST)),
+        *batch_norm("decode_head.fusion_conv.bn", "head/norm"),
+        *pair("decode_head.conv_seg", "head/classifier", pointwise),
+    ),
+    licence=MMSEG_LICENCE,
+)
+
+LAYOUTS = (
+    HF_ENCODER,
+    HF_HEAD,
+    HF_CLASSIFIER,
+    NVLABS_ENCODER,
+    NVLABS_HEAD,
+    MMSEG_ENCODER,
+    MMSEG_HEAD,
+)

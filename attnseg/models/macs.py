@@ -1,0 +1,171 @@
+"""Multiply-accumulates of a network as published, found from shapes alone.
+
+What papers call FLOPs: products of convolutions, linear maps and attention, one per pair of
+factors; neither biases, norms, activations, pooling nor interpolation. Where this package saves
+products by exact algebra (decoders that mix before they enlarge, non-local attention without an
+l x l map), those of the plain form are counted, so that numbers compare with published ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnseg.layers.criss_cross import CrissCrossAttention
+from attnseg.layers.efficient_attention import EfficientAttention
+from attnseg.layers.em_attention import EMAttention
+from attnseg.layers.hamburger import Hamburger
+from attnseg.layers.nonlocal_attention import ChannelAttention, NonLocal2d, PositionAttention
+from attnseg.layers.relpos_attention import MHSA
+from attnseg.layers.window_attention import WindowAttention
+from attnseg.models.heads.rcca import VARIANTS, RCCAHead
+from attnseg.models.heads.segformer import SegFormerHead
+
+
+def _pixels(x: Any) -> int:
+    """Number of vectors in [... c]."""
+    return math.prod(x.shape[:-1])
+
+
+def _efficient(module: EfficientAttention, x: Any) -> int:
+    """Every pixel with every key of the reduced grid: logits and sums (SegFormer, eq. 1)."""
+    keys = math.prod(side // module.reduction for side in x.shape[1:3])
+    return 2 * _pixels(x) * keys * x.shape[-1]
+
+
+def _window(module: WindowAttention, x: Any) -> int:
+    """Pairs within windows, twice; published code also projects the padding back."""
+    _, h, w, c = x.shape
+    window = [min(v, side) for v, side in zip(module.window, (h, w), strict=True)]
+    padded = math.prod(-(-side // v) * v for v, side in zip(window, (h, w), strict=True))
+    return 2 * padded * math.prod(window) * c + (padded - h * w) * c * c
+
+
+def _mhsa(module: MHSA, x: Any) -> int:
+    """Every pixel with every pixel, twice, and the position logits.
+
+    Relative: with each row of both tables, then skewed (BoTNet's appendix); absolute: with one
+    vector per key.
+    """
+    _, h, w, _ = x.shape
+    pixels, c = h * w, module.features
+    rows = {
+        "none": 0,
+        "relative": 2 * h - 1 + 2 * w - 1,
+        "absolute": pixels,
+        "query_place": pixels,
+    }
+    return (2 * pixels + rows[module.position]) * pixels * c
+
+
+def _criss_cross(module: CrissCrossAttention, x: Any) -> int:
+    """Every pixel with its row and its column, h + w pixels (CCNet, section 3.2)."""
+    _, h, w, c = x.shape
+    return h * w * (h + w) * (c // module.reduction + c)
+
+
+def _non_local(module: NonLocal2d, x: Any) -> int:
+    """Every pixel with every pixel, over queries and over values, in all modes."""
+    c, width = x.shape[-1], x.shape[-1] // module.reduction
+    return _pixels(x) ** 2 * ((c if module.mode == "gaussian" else width) + width)
+
+
+def _position(module: PositionAttention, x: Any) -> int:
+    """Every pixel with every pixel (DANet, section 3.2)."""
+    return _pixels(x) ** 2 * (module.width + x.shape[-1])
+
+
+def _channel(module: ChannelAttention, x: Any) -> int:
+    """Every channel with every channel, twice (DANet, section 3.3)."""
+    return 2 * _pixels(x) * x.shape[-1] ** 2
+
+
+def _em(module: EMAttention, x: Any) -> int:
+    """An E and an M step per iteration, and the reconstruction (EMANet, section 3)."""
+    return (2 * module.stages + 1) * _pixels(x) * x.shape[-1] * module.bases
+
+
+def _hamburger(module: Hamburger, x: Any) -> int:
+    """NMF of l x d by r bases (Hamburger, section 2.2) with the steps of evaluation.
+
+    A product with the map is l d r, one among bases or coefficients d r r or l r r. The start,
+    every step (two), the last coefficients and the reconstruction take products with the map.
+    """
+    l, d, r, steps = _pixels(x), module.channels, module.rank, module.eval_steps
+    coef = l * d * r + d * r * r + l * r * r
+    return l * d * r + 2 * steps * coef + coef + l * d * r
+
+
+def _segformer(module: SegFormerHead, features: Any) -> int:
+    """One matrix over the concatenation of all stages on the finest grid (SegFormer, eq. 4)."""
+    return _pixels(features.maps[0]) * len(features.maps) * module.width**2
+
+
+def _rcca(module: RCCAHead, features: Any) -> int:
+    """The post's classifier runs on the enlarged map."""
+    more = VARIANTS[module.variant].enlarge ** 2 - 1
+    return more * _pixels(features.maps[-1]) * module.width * module.num_classes
+
+
+# What modules multiply besides the kernels of parameters, from themselves and their input.
+PRODUCTS: dict[type[nn.Module], Callable[[Any, Any], int]] = {
+    EfficientAttention: _efficient,
+    WindowAttention: _window,
+    MHSA: _mhsa,
+    CrissCrossAttention: _criss_cross,
+    NonLocal2d: _non_local,
+    PositionAttention: _position,
+    ChannelAttention: _channel,
+    EMAttention: _em,
+    Hamburger: _hamburger,
+    SegFormerHead: _segformer,
+    RCCAHead: _rcca,
+}
+
+
+def trace_macs(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, int]:
+    """Multiply-accumulates of ``module(*inputs, **options)``, by the path of each submodule.
+
+    Inputs may be `jax.ShapeDtypeStruct`; nothing is computed or compiled.
+    """
+    counts: dict[str, int] = collections.Counter()
+
+    def count(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        out = call(*args, **kwargs)
+        if context.method_name != "__call__":
+            return out
+        current, path = context.module, "/".join(context.module.path)
+        # A matrix or convolution: the kernel, once per pixel of the map that comes out.
+        if current.has_variable("params", "kernel"):
+            kernel = current.get_variable("params", "kernel")
+            counts[path] += _pixels(jax.tree.leaves(out)[0]) * kernel.size
+        if type(current) in PRODUCTS:
+            counts[path] += PRODUCTS[type(current)](current, args[0])
+        return out
+
+    def run(key: Any, *inputs: Any) -> Any:
+        with nn.intercept_methods(count):
+            return module.init(key, *inputs, **options)
+
+    jax.eval_shape(run, jax.random.key(0), *inputs)
+    return dict(counts)
+
+
+def count_macs(model: nn.Module, image_size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-accumulates for one image of `image_size` (h, w), as published.
+
+    Returns:
+      Numbers by part of the model: "backbone", "head" and "aux_head" where there is one. The last
+      runs in training only; published totals leave it out.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    parts: dict[str, int] = collections.Counter()
+    for path, macs in trace_macs(model, image, train=False).items():
+        parts[path.split("/")[0]] += macs
+    return dict(parts)

@@ -1,0 +1,43 @@
+"""Adaptive average pooling with torch's bins, as matrix products."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+@functools.lru_cache(maxsize=256)
+def pooling_bins(source: int, target: int) -> np.ndarray:
+    """Membership 0/1 f32 [target source]: bin i holds floor(i s/t) to ceil((i+1) s/t) - 1.
+
+    Bins overlap where `target` does not divide `source`, and repeat where it is larger.
+    """
+    index, position = np.arange(target)[:, None], np.arange(source)[None]
+    low = index * source // target
+    high = -(-(index + 1) * source // target)
+    bins = ((low <= position) & (position < high)).astype(np.float32)
+    bins.setflags(write=False)  # shared through the cache
+    return bins
+
+
+def adaptive_average_pools(x: Array, sides: Sequence[int]) -> list[Array]:
+    """Averages of [n h w c] over p x p bins, [n p p c] for each p of `sides`, in its dtype."""
+    n, h, w, c = x.shape
+    rows = np.concatenate([pooling_bins(h, p) for p in sides])
+    # One product for the rows of all grids: x, the large operand, is read once. Zeros and ones
+    # are exact in every dtype; the counts divide afterwards.
+    batched = jnp.broadcast_to(jnp.asarray(rows, x.dtype), (n, *rows.shape))
+    sums = jnp.matmul(
+        batched, x.reshape(n, h, w * c), precision="highest", preferred_element_type=jnp.float32
+    ).reshape(n, len(rows), w, c)
+    pools = []
+    for p, part in zip(sides, jnp.split(sums, np.cumsum(sides)[:-1], axis=1), strict=True):
+        columns = pooling_bins(w, p)
+        counts = pooling_bins(h, p).sum(1)[:, None] * columns.sum(1)[None]
+        part = jnp.einsum("pw,nrwc->nrpc", columns, part, precision="highest")
+        pools.append((part / counts[..., None]).astype(x.dtype))
+    return pools

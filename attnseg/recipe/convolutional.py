@@ -1,0 +1,84 @@
+"""Recipes of CCNet and the other convolutional decoders on dilated ResNets, by data set.
+
+SGD 0.01 with momentum 0.9, decay 5e-4 on every parameter, poly 0.9 down to 1e-4, an auxiliary
+loss of weight 0.4 (mmsegmentation's schedules, which retrain these papers' networks).
+
+DATA                 what                                              start
+cityscapes           80k steps of 8, crop 512x1024                     --config.init.weights=FILE
+ade20k               160k steps of 16, crop 512                        the same
+cityscapes_official  CCNet's own code: 60k steps of 8, crop 769,       the same
+                     scale 0.7 to 2.1, rate down to 0
+and those of attnseg/recipe/scratch.py: shapes (with a narrow decoder), camvid, camvid_full.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from attnseg.recipe import scratch
+
+
+def _published(c: ConfigDict, name: str, *, batch: int, steps: int) -> None:
+    c.data.name = name
+    c.data.batch_size = batch
+    c.data.workers = 4
+    c.optim.name = "sgd"
+    c.optim.lr = 0.01
+    c.optim.weight_decay = 5e-4
+    c.optim.rules = (*scratch.frozen(c.model.name), (".*", 1.0, True))
+    c.schedule.power = 0.9
+    c.schedule.warmup_steps = 0
+    c.schedule.end_lr = 1e-4
+    c.train.steps = steps
+
+
+def cityscapes(c: ConfigDict) -> None:
+    """Cityscapes, 19 classes."""
+    _published(c, "cityscapes", batch=8, steps=80_000)
+    c.data.resize = (1024, 2048)
+    c.data.crop = (512, 1024)
+    c.eval.batch_size = 1
+
+
+def cityscapes_official(c: ConfigDict) -> None:
+    """As in CCNet's own code, without its hard example mining."""
+    _published(c, "cityscapes", batch=8, steps=60_000)
+    c.data.crop = (769, 769)
+    c.data.scale = (0.7, 2.1)
+    c.data.cat_max_ratio = 1.0
+    c.data.photometric = False
+    c.schedule.end_lr = 0.0
+    c.eval.batch_size = 1
+
+
+def ade20k(c: ConfigDict) -> None:
+    """ADE20K, 150 classes."""
+    _published(c, "ade20k", batch=16, steps=160_000)
+    c.data.crop = (512, 512)
+    c.data.resize = c.eval.resize = (512, 2048)
+
+
+def shapes(c: ConfigDict) -> None:
+    """Embedded data; a decoder of 512 channels would take hours on a CPU."""
+    scratch.shapes(c)
+    c.model.head.width = c.model.aux_head.width = 64
+    c.train.steps = 1000
+    c.eval.every = c.checkpoint.every = 250
+
+
+DATA: dict[str, scratch.Recipe] = {
+    **scratch.DATA,
+    "shapes": shapes,
+    "ade20k": ade20k,
+    "cityscapes": cityscapes,
+    "cityscapes_official": cityscapes_official,
+}
+
+
+def get_config(model: str, data: str) -> ConfigDict:
+    """Configuration of `model` with the recipe of `data`.
+
+    Raises:
+      UserError: there is no recipe for `data`.
+    """
+    return scratch.configuration(model, data, DATA, model)

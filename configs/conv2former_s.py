@@ -1,0 +1,12 @@
+"""Conv2Former-S, arXiv:2211.11943: the classifier, or its features with UPerNet.
+
+python launch/main.py --config=configs/conv2former_s.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | imagenet2012, see attnseg/recipe/imagenet.py
+"""
+
+from attnseg.recipe import imagenet
+
+
+def get_config(data="shapes"):
+    return imagenet.get_config("conv2former_s", data, head="upernet", recipe=imagenet.adamw)

@@ -1,0 +1,13 @@
+"""DeepLabV3+ on ResNet-50, arXiv:1802.02611.
+
+python launch/main.py --config=configs/deeplabv3plus_r50.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+see attnseg/recipe/convolutional.py
+"""
+
+from attnseg.recipe import convolutional
+
+
+def get_config(data="shapes"):
+    return convolutional.get_config("deeplabv3plus_r50", data)

@@ -1,0 +1,13 @@
+"""EMANet on ResNet-50, arXiv:1907.13426.
+
+python launch/main.py --config=configs/emanet_r50.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+see attnseg/recipe/convolutional.py
+"""
+
+from attnseg.recipe import convolutional
+
+
+def get_config(data="shapes"):
+    return convolutional.get_config("emanet_r50", data)

@@ -1,0 +1,13 @@
+"""FCN on ResNet-50, arXiv:1411.4038.
+
+python launch/main.py --config=configs/fcn_r50.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+see attnseg/recipe/convolutional.py
+"""
+
+from attnseg.recipe import convolutional
+
+
+def get_config(data="shapes"):
+    return convolutional.get_config("fcn_r50", data)

@@ -1,0 +1,13 @@
+"""PSPNet on ResNet-50, arXiv:1612.01105.
+
+python launch/main.py --config=configs/pspnet_r50.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+see attnseg/recipe/convolutional.py
+"""
+
+from attnseg.recipe import convolutional
+
+
+def get_config(data="shapes"):
+    return convolutional.get_config("pspnet_r50", data)

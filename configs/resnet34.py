@@ -1,0 +1,12 @@
+"""ResNet-34, arXiv:1512.03385: the classifier, or its features with SegFormer's decoder.
+
+python launch/main.py --config=configs/resnet34.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | imagenet2012, see attnseg/recipe/imagenet.py
+"""
+
+from attnseg.recipe import imagenet
+
+
+def get_config(data="shapes"):
+    return imagenet.get_config("resnet34", data, head="segformer", recipe=imagenet.sgd)

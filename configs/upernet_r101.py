@@ -1,0 +1,13 @@
+"""UPerNet on ResNet-101, arXiv:1807.10221.
+
+python launch/main.py --config=configs/upernet_r101.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+see attnseg/recipe/convolutional.py
+"""
+
+from attnseg.recipe import convolutional
+
+
+def get_config(data="shapes"):
+    return convolutional.get_config("upernet_r101", data)
