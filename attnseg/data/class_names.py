@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
     "bicyclist",
@@ -73,3 +76,14 @@ ADE20K = (
     "tray", "ashcan", "fan", "pier", "crt screen", "plate", "monitor", "bulletin board", "shower",
     "radiator", "glass", "clock", "flag",
 )  # fmt: skip
+
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet ids of ImageNet's 1000 classes in the order of their train ids, from TFDS's list."""
+    package = Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
+    listed = package / "image_classification" / "imagenet_resized_labels.txt"
+    return tuple(sorted(listed.read_text().split()))

@@ -22,7 +22,7 @@ class DatasetInfo:
       name: key in `DATASETS`.
       task: "segmentation" or "classification".
       classes: name of each train id 0..k-1.
-      palette: RGB colour (0..255) of each train id.
+      palette: RGB colour (0..255) of each train id, of segmentation data.
       label_map: raw id in the files -> train id, or `IGNORE`. A raw id that is absent is an error.
       normalisation: mean and standard deviation that the images are normalised with.
       citation, licence: as the data set's authors state them.
@@ -45,8 +45,11 @@ class DatasetInfo:
         check(
             self.task in TASKS, f'{self.name}: task "{self.task}" is not one of {", ".join(TASKS)}.'
         )
-        check(0 < k <= IGNORE, f"{self.name}: {k} classes; train ids must lie in 0..{IGNORE - 1}.")
-        check(len(self.palette) == k, f"{self.name}: {len(self.palette)} colours for {k} classes.")
+        check(k > 0, f"{self.name}: no classes.")
+        if self.task == "segmentation":
+            check(k <= IGNORE, f"{self.name}: {k} classes; train ids must lie in 0..{IGNORE - 1}.")
+            colours = len(self.palette)
+            check(colours == k, f"{self.name}: {colours} colours for {k} classes.")
         wrong = {
             r: t for r, t in self.label_map.items() if r < 0 or not (0 <= t < k or t == IGNORE)
         }
@@ -183,6 +186,26 @@ CITYSCAPES = DatasetInfo(
     licence="non-commercial, by registration at cityscapes-dataset.com",
 )
 
+CIFAR10 = DatasetInfo(
+    name="cifar10",
+    task="classification",
+    classes=class_names.CIFAR10,
+    palette=(),
+    label_map={i: i for i in range(10)},
+    citation="Krizhevsky: Learning Multiple Layers of Features from Tiny Images. 2009.",
+    licence="none stated by the authors",
+)
+
+IMAGENET2012 = DatasetInfo(
+    name="imagenet2012",
+    task="classification",
+    classes=class_names.imagenet_synsets(),
+    palette=(),
+    label_map={i: i for i in range(1000)},
+    citation="Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 2015.",
+    licence="non-commercial research, by registration at image-net.org",
+)
+
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for info in (SHAPES, CAMVID, ADE20K, CITYSCAPES)
+    info.name: info for info in (SHAPES, CAMVID, ADE20K, CITYSCAPES, CIFAR10, IMAGENET2012)
 }

@@ -16,7 +16,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
+from attnseg.core.types import Features
 from attnseg.layers.criss_cross import CrissCrossAttention
 from attnseg.layers.efficient_attention import EfficientAttention
 from attnseg.layers.em_attention import EMAttention
@@ -28,92 +30,86 @@ from attnseg.models.heads.rcca import VARIANTS, RCCAHead
 from attnseg.models.heads.segformer import SegFormerHead
 
 
-def _pixels(x: Any) -> int:
-    """Number of vectors in [... c]."""
-    return math.prod(x.shape[:-1])
+def _pixels(x: Array) -> int:
+    """Vectors of one example of [n ... c]."""
+    return math.prod(x.shape[1:-1])
 
 
-def _efficient(module: EfficientAttention, x: Any) -> int:
+def _efficient(module: EfficientAttention, x: Array) -> int:
     """Every pixel with every key of the reduced grid: logits and sums (SegFormer, eq. 1)."""
     keys = math.prod(side // module.reduction for side in x.shape[1:3])
     return 2 * _pixels(x) * keys * x.shape[-1]
 
 
-def _window(module: WindowAttention, x: Any) -> int:
-    """Pairs within windows, twice; published code also projects the padding back."""
+def _window(module: WindowAttention, x: Array) -> int:
+    """Every pixel with its window, twice; published code runs `out` on the padding too."""
     _, h, w, c = x.shape
     window = [min(v, side) for v, side in zip(module.window, (h, w), strict=True)]
     padded = math.prod(-(-side // v) * v for v, side in zip(window, (h, w), strict=True))
     return 2 * padded * math.prod(window) * c + (padded - h * w) * c * c
 
 
-def _mhsa(module: MHSA, x: Any) -> int:
+def _mhsa(module: MHSA, x: Array) -> int:
     """Every pixel with every pixel, twice, and the position logits.
 
-    Relative: with each row of both tables, then skewed (BoTNet's appendix); absolute: with one
-    vector per key.
+    Relative: with each row of both tables, then skewed (BoTNet's appendix and timm); the others:
+    with one vector per key.
     """
     _, h, w, _ = x.shape
-    pixels, c = h * w, module.features
-    rows = {
-        "none": 0,
-        "relative": 2 * h - 1 + 2 * w - 1,
-        "absolute": pixels,
-        "query_place": pixels,
-    }
-    return (2 * pixels + rows[module.position]) * pixels * c
+    vectors = {"none": 0, "relative": 2 * h - 1 + 2 * w - 1}.get(module.position, h * w)
+    return h * w * (2 * h * w + vectors) * module.features
 
 
-def _criss_cross(module: CrissCrossAttention, x: Any) -> int:
+def _criss_cross(module: CrissCrossAttention, x: Array) -> int:
     """Every pixel with its row and its column, h + w pixels (CCNet, section 3.2)."""
     _, h, w, c = x.shape
     return h * w * (h + w) * (c // module.reduction + c)
 
 
-def _non_local(module: NonLocal2d, x: Any) -> int:
+def _non_local(module: NonLocal2d, x: Array) -> int:
     """Every pixel with every pixel, over queries and over values, in all modes."""
     c, width = x.shape[-1], x.shape[-1] // module.reduction
     return _pixels(x) ** 2 * ((c if module.mode == "gaussian" else width) + width)
 
 
-def _position(module: PositionAttention, x: Any) -> int:
+def _position(module: PositionAttention, x: Array) -> int:
     """Every pixel with every pixel (DANet, section 3.2)."""
     return _pixels(x) ** 2 * (module.width + x.shape[-1])
 
 
-def _channel(module: ChannelAttention, x: Any) -> int:
+def _channel(module: ChannelAttention, x: Array) -> int:
     """Every channel with every channel, twice (DANet, section 3.3)."""
     return 2 * _pixels(x) * x.shape[-1] ** 2
 
 
-def _em(module: EMAttention, x: Any) -> int:
+def _em(module: EMAttention, x: Array) -> int:
     """An E and an M step per iteration, and the reconstruction (EMANet, section 3)."""
     return (2 * module.stages + 1) * _pixels(x) * x.shape[-1] * module.bases
 
 
-def _hamburger(module: Hamburger, x: Any) -> int:
-    """NMF of l x d by r bases (Hamburger, section 2.2) with the steps of evaluation.
+def _hamburger(module: Hamburger, x: Array) -> int:
+    """NMF of an l x d map by r bases with the steps of evaluation (see `attnseg.ops.nmf`).
 
-    A product with the map is l d r, one among bases or coefficients d r r or l r r. The start,
-    every step (two), the last coefficients and the reconstruction take products with the map.
+    An update takes a product with the map, the Gram matrix of one factor and a product of that
+    with the other factor: l d r + d r r + l r r. Start and reconstruction take l d r each.
     """
-    l, d, r, steps = _pixels(x), module.channels, module.rank, module.eval_steps
-    coef = l * d * r + d * r * r + l * r * r
-    return l * d * r + 2 * steps * coef + coef + l * d * r
+    pixels, d, r = _pixels(x), module.channels, module.rank
+    update = pixels * d * r + (d + pixels) * r * r
+    return (2 * module.eval_steps + 1) * update + 2 * pixels * d * r
 
 
-def _segformer(module: SegFormerHead, features: Any) -> int:
+def _segformer(module: SegFormerHead, features: Features) -> int:
     """One matrix over the concatenation of all stages on the finest grid (SegFormer, eq. 4)."""
     return _pixels(features.maps[0]) * len(features.maps) * module.width**2
 
 
-def _rcca(module: RCCAHead, features: Any) -> int:
+def _rcca(module: RCCAHead, features: Features) -> int:
     """The post's classifier runs on the enlarged map."""
     more = VARIANTS[module.variant].enlarge ** 2 - 1
     return more * _pixels(features.maps[-1]) * module.width * module.num_classes
 
 
-# What modules multiply besides the kernels of parameters, from themselves and their input.
+# What a module multiplies besides the kernels of parameters, from it and its input.
 PRODUCTS: dict[type[nn.Module], Callable[[Any, Any], int]] = {
     EfficientAttention: _efficient,
     WindowAttention: _window,
@@ -130,13 +126,15 @@ PRODUCTS: dict[type[nn.Module], Callable[[Any, Any], int]] = {
 
 
 def trace_macs(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, int]:
-    """Multiply-accumulates of ``module(*inputs, **options)``, by the path of each submodule.
+    """Multiply-accumulates per example of ``module(*inputs, **options)``, by path of submodules.
 
     Inputs may be `jax.ShapeDtypeStruct`; nothing is computed or compiled.
     """
     counts: dict[str, int] = collections.Counter()
 
-    def count(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    def count(
+        call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext
+    ) -> Any:
         out = call(*args, **kwargs)
         if context.method_name != "__call__":
             return out
@@ -149,7 +147,7 @@ def trace_macs(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, int
             counts[path] += PRODUCTS[type(current)](current, args[0])
         return out
 
-    def run(key: Any, *inputs: Any) -> Any:
+    def run(key: Array, *inputs: Any) -> Any:
         with nn.intercept_methods(count):
             return module.init(key, *inputs, **options)
 
@@ -161,8 +159,8 @@ def count_macs(model: nn.Module, image_size: tuple[int, int]) -> dict[str, int]:
     """Multiply-accumulates for one image of `image_size` (h, w), as published.
 
     Returns:
-      Numbers by part of the model: "backbone", "head" and "aux_head" where there is one. The last
-      runs in training only; published totals leave it out.
+      Numbers by part of the model: "backbone", "head" and, where there is one, "aux_head", which
+      only training needs and published totals leave out.
     """
     image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     parts: dict[str, int] = collections.Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from attnseg import data
 from attnseg.core import tree
 from attnseg.core.types import IMAGE, LABEL
+from attnseg.models.macs import count_macs
 from attnseg.recipe import assemble
 from attnseg.recipe.load import leaves
 from attnseg.training.optim import Rule
@@ -23,8 +25,9 @@ def configuration(config: ConfigDict) -> str:
 
 
 def parameters(config: ConfigDict) -> str:
-    """Every parameter with shape, learning-rate factor and decay, then counts by part."""
-    init = assemble.init_function(config, assemble.build_model(config))
+    """Every parameter with shape, learning-rate factor and decay, then counts and MACs by part."""
+    model = assemble.build_model(config)
+    init = assemble.init_function(config, model)
     params = jax.eval_shape(init, jax.random.key(0))["params"]
     rules = [Rule(*rule) for rule in config.optim.rules]
     matched = tree.flat(
@@ -40,7 +43,20 @@ def parameters(config: ConfigDict) -> str:
         lines.append(f"{name:{width}}  {shape:>16}  lr {rate:.1e}  decay {decay:g}")
     lines += [f"{part}: {tree.count(branch):,}" for part, branch in params.items()]
     lines.append(f"total: {tree.count(params):,}")
+    lines.append(_macs(model, config.data.crop))
     return "\n".join(lines)
+
+
+def _macs(model: nn.Module, size: tuple[int, int]) -> str:
+    """Multiply-accumulates for one image, in a line."""
+    parts = {part: macs / 1e9 for part, macs in count_macs(model, size).items()}
+    training = parts.pop("aux_head", 0.0)
+    text = ", ".join(f"{part} {macs:.4g} G" for part, macs in parts.items())
+    text += f"; aux_head {training:.4g} G more in training" if training else ""
+    return (
+        f"MACs at {size[0]}x{size[1]}: {sum(parts.values()):.4g} G ({text}), as published; "
+        "what runs is less where algebra allows"
+    )
 
 
 def labels(config: ConfigDict, split: str) -> str:

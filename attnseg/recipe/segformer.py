@@ -1,7 +1,8 @@
-"""SegFormer's and SegNeXt's training recipes, by data set.
+"""SegFormer's and SegNeXt's training recipes, and that of UPerNet on Swin, by data set.
 
-Both papers train alike (arXiv:2105.15203, section 4.1; arXiv:2209.08575, section 4): AdamW 6e-5,
-decay 0.01, warm-up over 1500 steps, poly 1.0, no auxiliary loss.
+The papers train alike (arXiv:2105.15203, section 4.1; arXiv:2209.08575, section 4; mmsegmentation
+for Swin): AdamW 6e-5, decay 0.01, warm-up over 1500 steps, poly 1.0. Only Swin has an auxiliary
+loss, and a head that learns no faster than the rest.
 
 DATA         what                                                  start
 ade20k       160k steps of 16, crop 512 (SegFormer-B5: 640)        --config.init.weights=FILE
@@ -22,6 +23,7 @@ from attnseg.recipe import scratch
 RULES = (("^head/", 10.0, True), ("norm", 1.0, False), (".*", 1.0, True))
 # SegNeXt's stem normalises under names that those rules do not find.
 STEM = (("^backbone/stage1_embed/", 1.0, True),)
+SWIN = (("norm|relative_bias", 1.0, False), (".*", 1.0, True))
 
 
 def _published(c: ConfigDict, name: str, *, crop: int, resize: tuple[int, int], batch: int) -> None:
@@ -30,8 +32,9 @@ def _published(c: ConfigDict, name: str, *, crop: int, resize: tuple[int, int], 
     c.data.crop = (crop, crop)
     c.data.resize = resize
     c.data.workers = 4
-    stem = STEM if c.model.name.startswith("segnext") else ()
-    c.optim.rules = (*scratch.frozen(c.model.name), *stem, *RULES)
+    family = c.model.name.partition("_")[0]
+    rules = {"segnext": STEM + RULES, "upernet": SWIN}.get(family, RULES)
+    c.optim.rules = scratch.frozen(c.model.name) + rules
 
 
 def ade20k(c: ConfigDict) -> None:
@@ -51,7 +54,7 @@ DATA: dict[str, scratch.Recipe] = {**scratch.DATA, "ade20k": ade20k, "cityscapes
 
 
 def get_config(model: str, data: str) -> ConfigDict:
-    """Configuration of a SegFormer or SegNeXt with the recipe of `data`.
+    """Configuration of a SegFormer, SegNeXt or UPerNet on Swin with the recipe of `data`.
 
     Raises:
       UserError: there is no recipe for `data`.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from attnseg.ops.relative_position import resize_relative
-from attnseg.weights.resnet import BLOCK, BODY, CLASSIFIER, PLAIN_STEM, TARGET, shortcut
+from attnseg.weights.resnet import BLOCK, BODY, PLAIN_STEM, TARGET, shortcut
 from attnseg.weights.rules import (
     ENCODER,
+    HEAD,
     Convert,
     Layout,
     Rule,
@@ -43,7 +44,6 @@ TIMM = Layout(
         *BODY,
         *_attention(BLOCK + "conv2", TARGET + "conv2"),
         *shortcut(0),
-        *CLASSIFIER,
     ),
     prefix="backbone.",
     licence="Apache-2.0 for timm's weights",
@@ -80,11 +80,18 @@ TIMM_26T = Layout(
         *_conv_norm(_STAGE + "conv2_kxk", _TARGET + "conv2", _TARGET + "norm2"),
         *_conv_norm(_STAGE + "conv3_1x1", _TARGET + "conv3", _TARGET + "norm3"),
         *_conv_norm(_STAGE + "shortcut", _TARGET + "shortcut/conv", _TARGET + "shortcut/norm"),
-        *pair("head.fc", "head/classifier"),
     ),
     licence="Apache-2.0",
     fields=FIELDS | {"stem": "tiered", "attend": (0, 0, 1, 2)},
     tables=TABLES,
 )
 
-LAYOUTS = (TIMM, TIMM_26T)
+CLASSIFIER_26T = Layout(
+    name="timm botnet26t classifier",
+    part=HEAD,
+    marks=("stages.3.0.post_attn.bias", "head.fc.weight"),
+    rules=pair("head.fc", "head/classifier"),
+    licence="Apache-2.0",
+)
+
+LAYOUTS = (TIMM, TIMM_26T, CLASSIFIER_26T)  # the first has torchvision's classifier

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from attnseg.weights.rules import ENCODER, Layout, Rule, batch_norm, kernel, pair, weight
+from attnseg.weights.rules import ENCODER, HEAD, Layout, Rule, batch_norm, kernel, pair, weight
 
 BLOCK = "layer{S}.{b}."
 TARGET = "backbone/stage{S}_block{b}/"
 TORCHVISION_LICENCE = "BSD-3-Clause for torchvision's weights, Apache-2.0 for timm's and mmseg's"
 
-CLASSIFIER = pair("fc", "head/classifier")
 PLAIN_STEM = (*weight("conv1", "backbone/stem/conv1"), *batch_norm("bn1", "backbone/stem/norm1"))
 
 
@@ -42,11 +41,19 @@ def _layout(name: str, stem: tuple[Rule, ...], pooled: bool) -> Layout:
         name=name,
         part=ENCODER,
         marks=(stem[0].key, "layer1.0.conv1.weight", f"layer2.0.downsample.{conv + 1}.running_var"),
-        rules=(*stem, *BODY, *shortcut(conv), *CLASSIFIER),
+        rules=(*stem, *BODY, *shortcut(conv)),
         prefix="backbone.",
         licence=TORCHVISION_LICENCE,
     )
 
+
+CLASSIFIER = Layout(
+    name="torchvision classifier",
+    part=HEAD,
+    marks=("layer1.0.conv1.weight", "fc.weight"),
+    rules=pair("fc", "head/classifier"),
+    licence=TORCHVISION_LICENCE,
+)
 
 LAYOUTS = (
     _layout("torchvision ResNet", PLAIN_STEM, pooled=False),
@@ -54,4 +61,5 @@ LAYOUTS = (
     _layout("mmseg ResNet-D", MMSEG_STEM, pooled=True),
     _layout("timm ResNet-C", TIMM_STEM, pooled=False),
     _layout("timm ResNet-D", TIMM_STEM, pooled=True),
+    CLASSIFIER,
 )

@@ -1,27 +1,84 @@
 """Configurations: every file, every mistake."""
 
 import itertools
+import re
 import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import tiny
 
 import attnseg
-from attnseg.recipe import assemble, command, inspect, load_config, run, segformer
+from attnseg.core.tree import match_rules
+from attnseg.recipe import (
+    assemble,
+    command,
+    convolutional,
+    inspect,
+    load_config,
+    run,
+    segformer,
+)
 from attnseg.recipe.load import from_dict, leaves, to_dict
 
+FILES = sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py"))
 
-@pytest.mark.parametrize("name", attnseg.list_models("segformer*"))
-@pytest.mark.parametrize("data", segformer.DATA)
-def test_every_configuration_file_loads(name, data):
-    config = load_config(f"{tiny.ROOT}/configs/{name}.py:{data}")
-    assert config.model.name == name
-    assert config.data.name == data.removesuffix("_full")
-    assemble.build_task(config)
+
+def check_config(path, model, data):
+    config = load_config(f"{tiny.ROOT}/configs/{path}")
+    assert config.model.name == model
+    assert config.data.name == data
+    params = jax.eval_shape(
+        assemble.init_function(config, assemble.build_model(config)), jax.random.key(0)
+    )["params"]
+    # Every rule finds something and every parameter has one.
+    match_rules([(pattern, decay) for pattern, _, decay in config.optim.rules], params, "rules")
     assert leaves(from_dict(to_dict(config))) == leaves(config)
+
+
+def test_there_is_a_configuration_for_every_model():
+    published = {
+        name for name in attnseg.list_models() if not name.startswith(("mit", "mscan", "botnet26t"))
+    }
+    assert {n for n in published if not n.endswith(("c", "c_d8"))} == set(FILES) - {"pair"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_configuration_file_loads(name):
+    config = load_config(f"{tiny.ROOT}/configs/{name}.py")
+    assert config.data.name == "shapes"
+    assemble.build_task(config)
+    assemble.build_model(config)
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segnext_t", "upernet_swin_t"])
+@pytest.mark.parametrize("data", segformer.DATA)
+def test_segformer_and_segnext_recipes(name, data):
+    check_config(f"{name}.py:{data}", name, data.removesuffix("_full"))
+
+
+@pytest.mark.parametrize("data", convolutional.DATA)
+def test_convolutional_recipes(data):
+    check_config(f"ccnet_r50.py:{data}", "ccnet_r50", data.removesuffix("_full").split("_")[0])
+
+
+@pytest.mark.parametrize("data", ["shapes", "camvid", "camvid_full", "imagenet2012"])
+@pytest.mark.parametrize(
+    ("name", "head"), [("botnet18", "segformer"), ("swin_t", "upernet"), ("resnet18", "segformer")]
+)
+def test_classifiers_and_their_features(name, head, data):
+    model = name if data == "imagenet2012" else f"{name}+{head}"
+    check_config(f"{name}.py:{data}", model, data.removesuffix("_full"))
+
+
+@pytest.mark.parametrize("model", ["mscan_t+fcn", "resnet18c_d8+emanet", "mit_b0+upernet"])
+def test_any_pair(model):
+    check_config(f"pair.py:{model}@camvid", model, "camvid")
+    with pytest.raises(attnseg.UserError, match="is not MODEL@DATA"):
+        load_config(f"{tiny.ROOT}/configs/pair.py:{model}")
 
 
 def test_defaults_are_the_papers():
@@ -110,6 +167,7 @@ def test_show(tmp_path):
     assert "optim.weight_decay" in inspect.configuration(config)
     text = inspect.parameters(config)
     assert "backbone/stage1_embed/norm/scale" in text and "total: " in text
+    assert re.search(r"MACs at 64x64: 0\.00\d+ G .*backbone 0\.00\d+ G, head 0\.00\d+ G\)", text)
     assert "cross" in inspect.labels(config, "val")
     assert "uint8 (8, 64, 64, 3)" in inspect.batch(config, str(tmp_path / "b.png"))
     assert (tmp_path / "b.png").stat().st_size > 1000

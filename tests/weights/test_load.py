@@ -103,6 +103,6 @@ def test_every_key_of_the_published_layouts_has_a_place(source):
     """Names and shapes of full-size checkpoints, without their values."""
     entry = KEYS[source]
     state = {k: np.zeros(shape, np.float32) for k, shape in entry["keys"].items()}
-    model = attnseg.create_model(entry["model"], 150, head=entry["head"])
+    model = attnseg.create_model(entry["model"], entry.get("classes", 150), head=entry["head"])
     _, report = attnseg.load_weights(model, state)
     assert not report.skipped and not report.unused

@@ -1,0 +1,12 @@
+"""UPerNet on Swin-T, arXiv:1807.10221 and arXiv:2103.14030.
+
+python launch/main.py --config=configs/upernet_swin_t.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes, see attnseg/recipe/segformer.py
+"""
+
+from attnseg.recipe import segformer
+
+
+def get_config(data="shapes"):
+    return segformer.get_config("upernet_swin_t", data)
