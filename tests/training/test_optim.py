@@ -86,9 +86,7 @@ def test_published_rules_give_the_published_groups(name):
     # A value per source tensor travels through the import and says where it came from.
     groups = {k: tuple(group) for k, (_, group) in recorded.items()}
     codes = {group: i + 1 for i, group in enumerate(sorted(set(groups.values())))}
-    coded = {
-        k: np.full(shape, codes[groups[k]], np.float32) for k, (shape, _) in recorded.items()
-    }
+    coded = {k: np.full(shape, codes[groups[k]], np.float32) for k, (shape, _) in recorded.items()}
     translated, unknown = translate(coded, recognise(coded, LAYOUTS))
     assert not unknown
     config = load_config(str(tiny.ROOT / "configs" / f"{name}.py:ade20k"))
