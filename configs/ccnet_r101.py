@@ -2,8 +2,8 @@
 
 python launch/main.py --config=configs/ccnet_r101.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
-see attnseg/recipe/convolutional.py
+DATA: shapes (default) | camvid | camvid_full | camvid_post | ade20k | cityscapes |
+cityscapes_official, see attnseg/recipe/convolutional.py
 """
 
 from attnseg.recipe import convolutional

@@ -17,6 +17,7 @@ IGNORE = 255  # label value that no loss and no metric counts
 # Keys of an example and of a batch.
 IMAGE = "image"  # u8 [h w 3] RGB; in a batch [n h w 3]
 LABEL = "label"  # train ids or IGNORE: u8/i32 [h w] or i32 []; in a batch i32 [n h w] or [n]
+LABEL_PROBS = "label_probs"  # f32 [n k], targets of a mixed batch, device only
 MASK = "mask"  # f32 [n], 0 marks a row that only pads the batch
 ID = "id"  # str, host only
 SIZE = "size"  # i32 [2], height and width of the original image, host only

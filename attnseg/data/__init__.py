@@ -1,17 +1,29 @@
 """Data: what a data set is, its examples, geometry on the host, and batches."""
 
-from attnseg.data.info import DATASETS, DatasetInfo, colour_map, map_labels
+from attnseg.data.benchmarks import DATASETS
+from attnseg.data.classification_transforms import CentreCrop, RandomResizedCrop
+from attnseg.data.failures import Replacing
+from attnseg.data.folder_source import NAME as FOLDER
+from attnseg.data.folder_source import Folder
+from attnseg.data.info import DatasetInfo, colour_map, map_labels
 from attnseg.data.labels import LabelReport, scan_labels
 from attnseg.data.loader import TrainBatches, eval_batches, steps_per_epoch, train_batches
+from attnseg.data.randaugment import RandAugment, parse_randaugment
 from attnseg.data.sources import Source, open_source, prepared_folder
 from attnseg.data.transforms import EvalResize, RandomGeometry, fit_scale
 
 __all__ = [
     "DATASETS",
+    "FOLDER",
+    "CentreCrop",
     "DatasetInfo",
     "EvalResize",
+    "Folder",
     "LabelReport",
+    "RandAugment",
     "RandomGeometry",
+    "RandomResizedCrop",
+    "Replacing",
     "Source",
     "TrainBatches",
     "colour_map",
@@ -19,6 +31,7 @@ __all__ = [
     "fit_scale",
     "map_labels",
     "open_source",
+    "parse_randaugment",
     "prepared_folder",
     "scan_labels",
     "steps_per_epoch",

@@ -12,6 +12,7 @@ from attnseg.core.errors import UserError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types in a PNG header
+_DAMAGED = "the {} cannot be decoded; is the file damaged?"
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -23,9 +24,9 @@ def decode_image(data: bytes) -> np.ndarray:
       UserError: `data` is no image that can be read.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    pixels = _decode(data, flags)
     if pixels is None:
-        raise UserError("the image cannot be decoded; is the file damaged?")
+        raise UserError(_DAMAGED.format("image"))
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -37,17 +38,48 @@ def decode_label(data: bytes) -> np.ndarray:
     Raises:
       UserError: `data` cannot be read, or has several channels.
     """
-    depth, colour = (data[24], data[25]) if data.startswith(_PNG_SIGNATURE) else (8, None)
-    if colour == _PALETTE:  # OpenCV would answer with the palette's colours
-        return np.asarray(Image.open(io.BytesIO(data)), np.uint8)
-    label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if label is None:
-        raise UserError("the annotation cannot be decoded; is the file damaged?")
+    label = decode_mask(data)
     if label.ndim != 2:
         raise UserError(
             f"the annotation has {label.shape[2]} channels, expected one channel of class ids; "
             "convert its colours to ids, one PNG of 8-bit grey or palette per image."
         )
+    return label
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """As `decode_label`, but annotations in colour give their RGB colours [h w 3], without alpha.
+
+    Raises:
+      UserError: `data` cannot be read.
+    """
+    depth, colour = (data[24], data[25]) if _has_header(data) else (8, None)
+    if colour == _PALETTE:  # OpenCV would answer with the palette's colours
+        return _palette_indices(data)
+    label = _decode(data, cv2.IMREAD_UNCHANGED)
+    if label is None:
+        raise UserError(_DAMAGED.format("annotation"))
+    if label.ndim == 3:
+        return np.ascontiguousarray(label[..., 2::-1])
     if colour == _GREY and depth < 8:  # OpenCV stretches these to 0..255
         label = label // (255 // (2**depth - 1))
     return label
+
+
+def _has_header(data: bytes) -> bool:
+    return data.startswith(_PNG_SIGNATURE) and len(data) > 25
+
+
+def _palette_indices(data: bytes) -> np.ndarray:
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)), np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
+        raise UserError(_DAMAGED.format("annotation")) from error
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    """The pixels, channels as OpenCV orders them, or None."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # e.g. a header that claims more pixels than OpenCV takes
+        return None

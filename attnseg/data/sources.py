@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -13,9 +14,11 @@ from absl import logging
 
 from attnseg.core.errors import UserError, check, lookup
 from attnseg.core.types import Example
-from attnseg.data.builders.camvid import LAYOUT, Camvid, camvid_config
+from attnseg.data.benchmarks import DATASETS
+from attnseg.data.builders.layouts import LAYOUTS
+from attnseg.data.builders.pairs import AttnsegPairs, pairs_config
 from attnseg.data.builders.shapes import Shapes, shapes_config
-from attnseg.data.info import DATASETS
+from attnseg.data.stock import STOCK, stock_folder
 from attnseg.data.tfds_source import TfdsSource
 
 
@@ -27,7 +30,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example:
-        """Returns image u8 [h w 3] RGB, label u8 [h w] of train ids, id str, size i32 [2]."""
+        """Returns image u8 [h w 3] RGB, label (train ids, u8 [h w] or one i32), id, size."""
 
 
 def open_source(
@@ -43,17 +46,19 @@ def open_source(
         ~/tensorflow_datasets.
 
     Raises:
-      UserError: unknown name or split, no builder, `root` missing or not laid out as expected,
-        or a `prepared_dir` that cannot be written.
+      UserError: unknown name or split, `root` missing or not laid out as expected, TensorFlow
+        missing where it is needed, or a `prepared_dir` that cannot be written.
     """
     info = lookup(DATASETS, name, "data set")
-    make_builder = _BUILDERS.get(name)
-    check(
-        make_builder is not None,
-        f'data set "{name}" has no builder yet; those with one: {", ".join(_BUILDERS)}.',
-    )
-    builder = make_builder(root, prepared_folder(prepared_dir))
-    _prepare(builder)
+    folder = prepared_folder(prepared_dir)
+    if name in STOCK:
+        stock = STOCK[name]
+        listed = ", ".join(stock.splits)
+        check(split in stock.splits, f'{name} has no split "{split}"; it has {listed}.')
+        copy = _quietly(stock_folder, name, folder, root)
+        return TfdsSource(copy, stock.splits[split], info, label=stock.label)
+    builder = _BUILDERS[name](root, folder)
+    _prepare(builder, name)
     return TfdsSource(str(builder.data_dir), split, info)
 
 
@@ -68,19 +73,20 @@ def _shapes(root: str | None, data_dir: str) -> Shapes:
     return _quietly(Shapes, data_dir=data_dir, config=shapes_config())
 
 
-def _camvid(root: str | None, data_dir: str) -> Camvid:
+def _pairs(name: str, root: str | None, data_dir: str) -> AttnsegPairs:
+    layout = LAYOUTS[name]
     check(
         bool(root),
-        "camvid is read from a folder of yours: pass --config.data.root=FOLDER, "
-        f"where FOLDER holds {LAYOUT}.",
+        f"{name} is read from a folder of yours: pass --config.data.root=FOLDER, "
+        f"where FOLDER holds {layout.expected}.",
     )
-    return _quietly(Camvid, data_dir=data_dir, config=camvid_config(root))
+    return _quietly(AttnsegPairs, data_dir=data_dir, config=pairs_config(layout, root))
 
 
-_BUILDERS = {"shapes": _shapes, "camvid": _camvid}
+_BUILDERS = {"shapes": _shapes} | {name: functools.partial(_pairs, name) for name in LAYOUTS}
 
 
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
     """Writes the copy unless it is there.
 
     TFDS writes into a folder of another name and renames it when all is written, so a copy that
@@ -89,14 +95,14 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     folder = pathlib.Path(builder.data_dir)
     if folder.exists():
         return
-    logging.info("Preparing %s in %s (once).", builder.name, folder)
+    logging.info("Preparing %s in %s (once).", name, folder)
     try:
         _quietly(builder.download_and_prepare, file_format="array_record")
     except OSError as error:
         # Another process may have finished the same copy a moment before.
         if not folder.exists():
             raise UserError(
-                f'the copy of {builder.name} cannot be written to "{folder}" ({error}); set '
+                f'the copy of {name} cannot be written to "{folder}" ({error}); set '
                 "TFDS_DATA_DIR to a folder with room that you may write to."
             ) from error
 

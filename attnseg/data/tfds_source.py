@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from attnseg.core.errors import UserError
 from attnseg.core.types import ID, IMAGE, LABEL, SIZE, Example
 from attnseg.data.decode import decode_image, decode_label
-from attnseg.data.info import DatasetInfo, map_labels
+from attnseg.data.info import DatasetInfo, map_class, map_labels
 
 
 class TfdsSource:
@@ -20,12 +20,13 @@ class TfdsSource:
     Opens its files on first use, in each process anew, so that it can be pickled for workers.
     """
 
-    def __init__(self, folder: str, split: str, info: DatasetInfo):
+    def __init__(self, folder: str, split: str, info: DatasetInfo, *, label: str = LABEL):
         """
         Args:
           folder: the prepared copy, ``DATA_DIR/NAME/CONFIG/VERSION``.
           split: one of the splits in it.
-          info: gives the label map.
+          info: gives the task and the label map.
+          label: name of the feature that is the label.
 
         Raises:
           UserError: the copy has no such split; the message lists those it has.
@@ -36,11 +37,13 @@ class TfdsSource:
         self.cache_dir = folder
         self._split = split
         self._info = info
+        self._label = label
         self._length = splits[split].num_examples
 
     @functools.cached_property
     def _records(self):
-        decoders = {name: tfds.decode.SkipDecoding() for name in (IMAGE, LABEL)}
+        images = (IMAGE,) if self._info.task == "classification" else (IMAGE, self._label)
+        decoders = {name: tfds.decode.SkipDecoding() for name in images}
         builder = tfds.builder_from_directory(self.cache_dir)
         return builder.as_data_source(self._split, decoders=decoders)
 
@@ -48,23 +51,32 @@ class TfdsSource:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        """Returns example `index`: image u8 [h w 3], label u8 [h w] of train ids, id, size.
+        """Returns example `index`: image u8 [h w 3], label, id, size.
+
+        The label is u8 [h w] of train ids, or one i32 train id in classification.
 
         Raises:
           UserError: the files are damaged or hold ids outside the label map; names the file.
         """
         record = self._records[int(index)]
+        name = _first(record, ID, "file_name", default=f"{self._split}{index}")
         try:
             image = decode_image(record[IMAGE])
-            label = map_labels(decode_label(record[LABEL]), self._info)
+            label = self._read_label(record[self._label])
         except UserError as error:
-            raise UserError(f'{self._info.name} "{record["file"].decode()}": {error}') from None
+            file = _first(record, "file", default=name)
+            raise UserError(f'{self._info.name} "{file}": {error}') from None
         return {
             IMAGE: image,
             LABEL: label,
-            ID: record[ID].decode(),
+            ID: name,
             SIZE: np.array(image.shape[:2], np.int32),
         }
+
+    def _read_label(self, stored: bytes | np.integer) -> np.ndarray:
+        if self._info.task == "classification":
+            return map_class(stored, self._info)
+        return map_labels(decode_label(stored), self._info)
 
     def __repr__(self) -> str:
         # Part of a stored data position: the same for the same data wherever they lie.
@@ -73,3 +85,8 @@ class TfdsSource:
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name != "_records"}
+
+
+def _first(record: dict, *names: str, default: str) -> str:
+    """The first of the texts `names` that the record has."""
+    return next((record[name].decode() for name in names if name in record), default)

@@ -1,13 +1,28 @@
 """What a model is trained for and judged by; every function returns sums, never means."""
 
-from attnseg.objectives.losses import cross_entropy, valid_mask
+from attnseg.objectives.losses import (
+    cross_entropy,
+    focal,
+    ohem,
+    valid_mask,
+)
 from attnseg.objectives.metrics import ABSENT_POLICY, Confusion, accuracy_counts, confusion
+from attnseg.objectives.regions import dice, lovasz_softmax
+from attnseg.objectives.segmentation import SegmentationLoss, rescaled
+from attnseg.objectives.soft_targets import soft_cross_entropy
 
 __all__ = [
     "ABSENT_POLICY",
     "Confusion",
+    "SegmentationLoss",
     "accuracy_counts",
     "confusion",
     "cross_entropy",
+    "dice",
+    "focal",
+    "lovasz_softmax",
+    "ohem",
+    "rescaled",
+    "soft_cross_entropy",
     "valid_mask",
 ]

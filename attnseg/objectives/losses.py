@@ -1,4 +1,8 @@
-"""Loss sums and the weights to divide them by."""
+"""Losses that are sums over pixels, with the weights to divide them by.
+
+Their sums and weights may be added over batches, parts of a batch and devices, and divided once.
+Only `ohem` looks at several pixels together: it picks them from what it is given at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import jax.numpy as jnp
 
 from attnseg.core.errors import check
 from attnseg.core.types import IGNORE, Array
+
+NORMALISE = ("valid", "all")
 
 
 def valid_mask(labels: Array, mask: Array | None, num_classes: int) -> jax.Array:
@@ -46,6 +52,7 @@ def cross_entropy(
     mask: Array | None = None,
     class_weights: Sequence[float] | Array | None = None,
     label_smoothing: float = 0.0,
+    normalise: str = "valid",
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax cross-entropy over the valid labels, computed in float32.
 
@@ -55,32 +62,150 @@ def cross_entropy(
       mask: f32 [n], 0 for a row that only pads the batch; None when no row does.
       class_weights: k numbers; a pixel's loss is multiplied by the weight of its label.
       label_smoothing: share of the target, 0..1, that is spread evenly over all k classes.
+      normalise: what the weight counts: "valid" labels (torch), or "all" labels in rows that do
+        not pad (mmsegmentation, where an example with much to ignore counts for less).
 
     Returns:
       loss_sum: f32 [], in nats.
-      weight: f32 [], the number of valid labels, or the sum of their class weights.
+      weight: f32 []: "valid": the number of valid labels, or the sum of their class weights;
+        "all": the number of labels, ignored ones included.
       The gradient at a label that is not valid is exactly zero.
 
     Raises:
       UserError: shapes that do not belong together.
     """
-    num_classes = logits.shape[-1]
+    logits, labels, valid = prepared(logits, labels, mask)
+    loss = _pixel_losses(logits, labels, label_smoothing)
+    return _summed(loss, labels, valid, mask, _weights(class_weights, logits), normalise)
+
+
+def focal(
+    logits: Array,
+    labels: Array,
+    mask: Array | None = None,
+    class_weights: Sequence[float] | Array | None = None,
+    gamma: float = 2.0,
+    normalise: str = "valid",
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy times (1 - p)^gamma, p being the label's share of the softmax.
+
+    Focal loss (arXiv:1708.02002, eq. 5) for exclusive classes; its alpha are the class weights.
+
+    Args:
+      gamma: 0 or more; 0 gives the cross-entropy.
+      others: as in `cross_entropy`.
+
+    Returns:
+      loss_sum, weight: as in `cross_entropy`.
+
+    Raises:
+      UserError: shapes that do not belong together.
+    """
+    logits, labels, valid = prepared(logits, labels, mask)
+    loss = _pixel_losses(logits, labels, 0.0)
+    # 1 - p, without the cancellation; kept off 0, where a power below 1 has no derivative.
+    rest = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(jnp.float32).tiny)
+    loss = rest**gamma * loss
+    return _summed(loss, labels, valid, mask, _weights(class_weights, logits), normalise)
+
+
+def ohem(
+    logits: Array,
+    labels: Array,
+    mask: Array | None = None,
+    class_weights: Sequence[float] | Array | None = None,
+    label_smoothing: float = 0.0,
+    threshold: float = 0.7,
+    keep: int = 100_000,
+    normalise: str = "valid",
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy over the hard pixels alone: online hard example mining.
+
+    Hard are the valid pixels whose label has at most `threshold` of the softmax; where these are
+    fewer than `keep` for each example, the limit rises until they are that many. Pixels exactly
+    at the limit all count, so the choice depends on no order. This is the rule of CCNet's code;
+    as in mmsegmentation `keep` is for each example. All examples given at once, over all devices,
+    share one limit; the parts of an accumulated batch have one each.
+
+    Args:
+      threshold: 0..1.
+      keep: least number of pixels for each example that does not pad; with fewer valid ones all
+        of them count.
+      normalise: what the weight counts: "valid": hard pixels (CCNet's code), or "all" labels
+        (mmsegmentation).
+      others: as in `cross_entropy`.
+
+    Returns:
+      loss_sum, weight: as in `cross_entropy`, over the hard pixels.
+
+    Raises:
+      UserError: shapes that do not belong together.
+    """
+    logits, labels, valid = prepared(logits, labels, mask)
+    loss = _pixel_losses(logits, labels, 0.0)
+    share = jnp.exp(-jax.lax.stop_gradient(jnp.maximum(loss, 0.0)))
+    pixels = labels.size // labels.shape[0]
+    limit = _least_limit(share, valid, threshold, _rows(labels, mask) * min(keep, pixels))
+    if label_smoothing:
+        loss = _pixel_losses(logits, labels, label_smoothing)
+    hard = valid & (share <= limit)
+    return _summed(loss, labels, hard, mask, _weights(class_weights, logits), normalise)
+
+
+def prepared(logits, labels, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Logits in float32, labels without IGNORE, and which of them count."""
     check(
         logits.shape[:-1] == labels.shape,
         f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}; "
         "resize the logits to the label map first.",
     )
-    valid = valid_mask(labels, mask, num_classes)
+    valid = valid_mask(labels, mask, logits.shape[-1])
     # optax and take_along_axis answer an index of 255 with NaN, which no later select undoes.
-    labels = jnp.where(valid, labels, 0)
-    logits = logits.astype(jnp.float32)
-    loss = _pixel_losses(logits, labels, label_smoothing)
-    if class_weights is None:
-        # Counted in int32: a float32 sum of ones stops growing at 2^24 pixels.
-        weight = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
-        return jnp.sum(jnp.where(valid, loss, 0.0)), weight
-    weights = jnp.where(valid, _weights(class_weights, num_classes)[labels], 0.0)
-    return jnp.sum(weights * loss), jnp.sum(weights)
+    return logits.astype(jnp.float32), jnp.where(valid, labels, 0), valid
+
+
+def _summed(loss, labels, counted, mask, weights, normalise) -> tuple[jax.Array, jax.Array]:
+    """The sum of `loss` where `counted`, times its label's weight, and what to divide it by."""
+    check(normalise in NORMALISE, f'normalise="{normalise}" is none of {", ".join(NORMALISE)}.')
+    if weights is None:
+        factors = None
+        total = jnp.sum(jnp.where(counted, loss, 0.0))
+    else:
+        factors = jnp.where(counted, weights[labels], 0.0)
+        total = jnp.sum(factors * loss)
+    if normalise == "all":
+        pixels = labels.size // labels.shape[0]
+        return total, jnp.asarray(_rows(labels, mask) * pixels, jnp.float32)
+    return total, count_of(counted) if factors is None else jnp.sum(factors)
+
+
+def _rows(labels, mask) -> int | jax.Array:
+    """Number of rows that do not pad."""
+    return labels.shape[0] if mask is None else jnp.sum(mask > 0, dtype=jnp.int32)
+
+
+def count_of(counted: jax.Array) -> jax.Array:
+    """Counted in int32: a float32 sum of ones stops growing at 2^24 pixels."""
+    return jnp.sum(counted, dtype=jnp.int32).astype(jnp.float32)
+
+
+def _least_limit(share, valid, threshold, keep) -> jax.Array:
+    """The least float32 from `threshold` to 1 that at least `keep` valid shares do not exceed.
+
+    By bisection on the bits, which have the order of the numbers: some 23 counts. Sorting would
+    gather the pixels of all devices in one place.
+    """
+    bits = jax.lax.bitcast_convert_type(share, jnp.int32)
+    low, high = (jax.lax.bitcast_convert_type(jnp.float32(x), jnp.int32) for x in (threshold, 1.0))
+
+    def halve(_, ends):
+        low, high = ends
+        middle = low + (high - low) // 2
+        enough = jnp.sum(valid & (bits <= middle), dtype=jnp.int32) >= keep
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    high = jax.lax.fori_loop(0, 31, halve, (low, high))[1]
+    return jax.lax.bitcast_convert_type(high, jnp.float32)
 
 
 def _pixel_losses(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -97,10 +222,12 @@ def _pixel_losses(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
     return log_total - target
 
 
-def _weights(class_weights: Sequence[float] | Array, num_classes: int) -> jax.Array:
-    weights = jnp.asarray(class_weights, jnp.float32)
+def _weights(class_weights: Sequence[float] | Array | None, logits: Array) -> jax.Array | None:
+    if class_weights is None:
+        return None
+    weights, k = jnp.asarray(class_weights, jnp.float32), logits.shape[-1]
     check(
-        weights.shape == (num_classes,),
-        f"class_weights has {weights.size} entries, expected {num_classes}, one for each class.",
+        weights.shape == (k,),
+        f"class_weights has {weights.size} entries, expected {k}, one for each class.",
     )
     return weights

@@ -17,7 +17,9 @@ from attnseg.core.errors import check, lookup
 from attnseg.core.mesh import check_batch_size, make_mesh
 from attnseg.core.types import Batch
 from attnseg.models import zoo
+from attnseg.objectives import SegmentationLoss
 from attnseg.recipe.load import to_dict
+from attnseg.tasks.classification import Classification
 from attnseg.tasks.segmentation import Segmentation
 from attnseg.training.evaluate import Evaluation
 from attnseg.training.loop import Job
@@ -32,7 +34,20 @@ def _given(section: ConfigDict) -> dict[str, Any]:
 
 def dataset_info(config: ConfigDict) -> data.DatasetInfo:
     """Classes, palette, label map and normalisation of the data set."""
+    if config.data.name == data.FOLDER:
+        return folder(config).info()
     return lookup(data.DATASETS, config.data.name, "data set")
+
+
+def folder(config: ConfigDict) -> data.Folder:
+    """The user's own folder."""
+    return data.Folder(
+        config.data.root,
+        classes=config.data.classes,
+        ratios=config.data.split_ratios,
+        image_suffix=config.data.image_suffix,
+        label_suffix=config.data.label_suffix,
+    )
 
 
 def build_model(config: ConfigDict):
@@ -47,7 +62,7 @@ def build_model(config: ConfigDict):
     )
 
 
-def build_task(config: ConfigDict) -> Segmentation:
+def build_task(config: ConfigDict) -> Segmentation | Classification:
     """Loss and scores."""
     info = dataset_info(config)
     spec = zoo.find_spec(config.model.name)
@@ -55,33 +70,88 @@ def build_task(config: ConfigDict) -> Segmentation:
         spec.task == info.task,
         f"{config.model.name} is a {spec.task} model, {info.name} is a {info.task} data set.",
     )
+    if info.task == "classification":
+        return Classification(
+            classes=info.classes,
+            normalisation=info.normalisation,
+            label_smoothing=config.loss.label_smoothing,
+            jitter=config.augment.color_jitter,
+            erasing=config.augment.erasing,
+            mixup=config.augment.mixup,
+            cutmix=config.augment.cutmix,
+            switch=config.augment.switch,
+        )
     return Segmentation(
         classes=info.classes,
         normalisation=info.normalisation,
         photometric=config.data.photometric,
-        class_weights=config.loss.class_weights,
-        label_smoothing=config.loss.label_smoothing,
+        objective=build_loss(config),
         aux_weight=config.loss.aux_weight,
     )
 
 
+def build_loss(config: ConfigDict) -> SegmentationLoss:
+    """The training loss of segmentation."""
+    settings = {k: v for k, v in config.loss.items() if k != "aux_weight"}
+    return SegmentationLoss(**settings)
+
+
 def open_split(config: ConfigDict, split: str) -> data.Source:
-    """The examples of one split, prepared on first use."""
+    """The examples of one split, prepared on first use; a folder's are read where they lie."""
+    if config.data.name == data.FOLDER:
+        return folder(config).open(split, data.prepared_folder(config.data.prepared))
     return data.open_source(
         config.data.name, split, root=config.data.root, prepared_dir=config.data.prepared
     )
 
 
-def geometry(config: ConfigDict) -> data.RandomGeometry:
-    """Scale, crop, flip and padding of training images."""
+def max_skipped(config: ConfigDict) -> int | None:
+    """Records that may turn out to be unreadable; None where none may."""
+    return config.data.max_skipped if config.data.on_error == "skip" else None
+
+
+def readable(config: ConfigDict, source: data.Source) -> data.Source:
+    """`source`, with other examples in place of unreadable ones where those may be skipped."""
+    most = max_skipped(config)
+    return source if most is None else data.Replacing(source, most)
+
+
+def geometry(config: ConfigDict) -> data.RandomGeometry | data.RandomResizedCrop:
+    """What happens to training images on the host."""
+    if dataset_info(config).task == "classification":
+        chosen = config.augment.randaugment
+        return data.RandomResizedCrop(
+            crop=config.data.crop,
+            scale=config.augment.rrc_scale,
+            ratio=config.augment.rrc_ratio,
+            flip=config.data.flip,
+            rotation=config.augment.rotation,
+            interpolation=config.augment.interpolation,
+            randaugment=data.parse_randaugment(chosen) if chosen else None,
+        )
     return data.RandomGeometry(
         crop=config.data.crop,
         resize=config.data.resize,
+        keep_ratio=config.data.keep_ratio,
         scale=config.data.scale,
+        scale_step=config.data.scale_step,
         flip=config.data.flip,
+        flip_vertical=config.data.flip_vertical,
+        rotation=config.augment.rotation,
         cat_max_ratio=config.data.cat_max_ratio,
         pad=config.data.pad,
     )
+
+
+def eval_transform(config: ConfigDict) -> data.EvalResize | data.CentreCrop:
+    """What happens to evaluated images on the host."""
+    if dataset_info(config).task == "classification":
+        return data.CentreCrop(
+            crop=config.data.crop,
+            share=config.eval.crop_pct,
+            interpolation=config.augment.interpolation,
+        )
+    return data.EvalResize(config.eval.resize, config.data.keep_ratio)
 
 
 def train_batches(config: ConfigDict, source: data.Source, start_step: int) -> Iterator[Batch]:
@@ -96,6 +166,7 @@ def train_batches(config: ConfigDict, source: data.Source, start_step: int) -> I
         prefetch=config.data.prefetch,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        max_skipped=max_skipped(config),
     )
 
 
@@ -103,10 +174,11 @@ def eval_batches(config: ConfigDict, source: data.Source, mesh: Mesh) -> Iterato
     """Every example of `source` once, in batches padded to a size the devices can share."""
     return data.eval_batches(
         source,
-        resize=config.eval.resize,
+        transform=eval_transform(config),
         batch_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        max_skipped=max_skipped(config),
     )
 
 
@@ -193,6 +265,8 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
         warmup_ratio=config.schedule.warmup_ratio,
         power=config.schedule.power,
         end_lr=config.schedule.end_lr,
+        every=config.schedule.every,
+        gamma=config.schedule.gamma,
     )
     tx = make_optimizer(
         config.optim.name,
@@ -202,6 +276,8 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
         weight_decay=config.optim.weight_decay,
         betas=config.optim.betas,
         momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
+        layer_decay=config.optim.layer_decay,
         clip_norm=config.optim.clip_norm,
     )
     return Job(

@@ -16,7 +16,7 @@ from attnseg.training.evaluate import jit_predict_step, predict_examples
 from attnseg.training.log import FILE, MetricLog, read_metrics
 from attnseg.training.loop import Job
 from attnseg.training.state import TrainState
-from attnseg.viz import comparison, plot_class_iou, plot_curves, save_png
+from attnseg.viz import comparison, plot_class_scores, plot_curves, save_png
 
 FOLDER = "figures"
 
@@ -40,10 +40,11 @@ class Overlays:
 
     def __init__(self, config: ConfigDict, source: data.Source, job: Job, workdir: Path):
         self._config, self._job, self._folder = config, job, Path(workdir) / FOLDER
-        count = min(config.eval.overlays, len(source))
+        masks = assemble.dataset_info(config).task == "segmentation"
+        count = min(config.eval.overlays, len(source)) if masks else 0
         # Spread over the split: neighbours are often frames of one video.
         picks = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
-        self._examples = Subset(source, tuple(picks))
+        self._examples = Subset(assemble.readable(config, source), tuple(picks))
 
         self._predict = jit_predict_step(job.evaluation)
 
@@ -70,9 +71,17 @@ class Overlays:
             log.image(step, f"{self._job.split}/overlay_{index}", picture)
 
 
-def draw_figures(workdir: Path, info: data.DatasetInfo, scores: dict[str, float]) -> None:
-    """Curves and IoU of each class as PNG."""
-    plot_curves(read_metrics(workdir / FILE), workdir / FOLDER / "curves.png")
+def draw_figures(
+    workdir: Path, info: data.DatasetInfo, scores: dict[str, float], headline: str
+) -> None:
+    """Curves, with the score SPLIT/NAME called `headline`, and a score of each class as PNG."""
+    folder = workdir / FOLDER
+    plot_curves(read_metrics(workdir / FILE), folder / "curves.png", headline)
+    if info.task == "classification":
+        accuracies = {k.removeprefix("acc/"): v for k, v in scores.items() if k.startswith("acc/")}
+        if accuracies:
+            plot_class_scores(accuracies, folder / "class_accuracy.png", score="Accuracy")
+        return
     ious = {k.removeprefix("iou/"): v for k, v in scores.items() if k.startswith("iou/")}
     palette = dict(zip(info.classes, info.palette, strict=True))
-    plot_class_iou(ious, workdir / FOLDER / "class_iou.png", palette)
+    plot_class_scores(ious, folder / "class_iou.png", palette)

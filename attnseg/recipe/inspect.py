@@ -63,8 +63,8 @@ def labels(config: ConfigDict, split: str) -> str:
     """The label map and the pixels of each class in a split."""
     info = assemble.dataset_info(config)
     source = assemble.open_split(config, split)
-    report = data.scan_labels(source, info, None)
-    return f"{info.describe_labels()}\n{split}, {report.files} examples\n{report.table()}"
+    report = data.scan_labels(source, info, None, assemble.max_skipped(config) or 0)
+    return f"{info.describe_labels()}\n{split}, {report.describe(len(source))}"
 
 
 def batch(config: ConfigDict, path: str, most: int = 8) -> str:
@@ -75,11 +75,15 @@ def batch(config: ConfigDict, path: str, most: int = 8) -> str:
         first = next(stream)
     finally:
         stream.close()
-    palette = assemble.dataset_info(config).palette
-    rows = [
-        np.concatenate([image, overlay(image, label, palette)], axis=0)
-        for image, label in zip(first[IMAGE][:most], first[LABEL][:most], strict=True)
-    ]
-    save_png(path, np.concatenate(rows, axis=1))
+    info = assemble.dataset_info(config)
+    columns, names = list(first[IMAGE][:most]), ""
+    if info.task == "classification":
+        names = "\n" + ", ".join(info.classes[label] for label in first[LABEL][:most])
+    else:
+        columns = [
+            np.concatenate([image, overlay(image, label, info.palette)], axis=0)
+            for image, label in zip(columns, first[LABEL][:most], strict=True)
+        ]
+    save_png(path, np.concatenate(columns, axis=1))
     shapes = "\n".join(f"{key:6} {v.dtype} {v.shape}" for key, v in first.items())
-    return f"{shapes}\nwritten to {path}"
+    return f"{shapes}{names}\nwritten to {path}"

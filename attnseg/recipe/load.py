@@ -12,6 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from attnseg.core.errors import UserError, check, did_you_mean
+from attnseg.data.randaugment import parse_randaugment
+from attnseg.data.transforms import check_scale_step
 from attnseg.recipe import defaults
 
 
@@ -83,7 +85,17 @@ def validate(config: ConfigDict) -> None:
         if size is not None:
             ok = len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
             check(ok, f"{key}={size} is not a size; use two positive integers (height, width).")
-    _check_range("data.scale", values["data.scale"])
+    for key in ("data.scale", "augment.rrc_scale", "augment.rrc_ratio"):
+        _check_range(key, values[key])
+    check_scale_step(values["data.scale"], values["data.scale_step"])
+    check(
+        values["augment.rrc_scale"][1] <= 1,
+        f"augment.rrc_scale={values['augment.rrc_scale']} reaches over the image; use at most 1.",
+    )
+    check(values["eval.crop_pct"] > 0, "eval.crop_pct=0 shows nothing; use more than 0, to 1.")
+    if values["augment.randaugment"]:
+        parse_randaugment(values["augment.randaugment"])
+    check(values["optim.layer_decay"] > 0, "optim.layer_decay=0 stops all but the head; use 1.")
     check(
         values["train.epochs"] is None or values["train.epochs"] > 0,
         f"train.epochs={values['train.epochs']} is too short; use more than 0, or train.steps.",

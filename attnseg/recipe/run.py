@@ -16,7 +16,6 @@ from attnseg import data
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import replicated
 from attnseg.core.types import SIZE
-from attnseg.objectives import ABSENT_POLICY
 from attnseg.recipe import assemble
 from attnseg.recipe.figures import Overlays, draw_figures
 from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
@@ -112,13 +111,15 @@ class Plan:
 def _check_data(config: ConfigDict, source: data.Source, split: str, say: Say) -> None:
     """Refuses labels out of range before anything compiles."""
     if config.data.scan:
-        report = data.scan_labels(source, assemble.dataset_info(config), config.data.scan)
-        say(f"labels of {split}, {report.files} examples\n{report.table()}")
+        info, most = assemble.dataset_info(config), assemble.max_skipped(config)
+        report = data.scan_labels(source, info, config.data.scan, most or 0)
+        say(f"labels of {split}, {report.describe(len(source))}")
 
 
 def _check_crop(config: ConfigDict, source: data.Source) -> None:
     """Refuses crops that the images cannot fill, where they may not be padded."""
     if not config.data.pad:
+        source = assemble.readable(config, source)
         sizes = {tuple(source[index][SIZE].tolist()) for index in range(len(source))}
         for size in sorted(sizes):
             assemble.geometry(config).check_crop(size)
@@ -192,11 +193,12 @@ def train(
             "step": step,
             "split": config.eval.split,
             "metrics": results,
-            "counting": ABSENT_POLICY,
+            "counting": job.evaluation.task.counting,
             "seconds": round(time.time() - started, 1),  # of this start
         }
         write_json(workdir / RESULTS, record)
-        draw_figures(workdir, info, scores)
+        headline = f"{config.eval.split}/{job.evaluation.task.best}"
+        draw_figures(workdir, info, scores, headline)
         say(class_table(scores, info.classes))
         say(f"results in {workdir / RESULTS}, pictures in {workdir / 'figures'}")
     return {"step": step, **results}
@@ -266,7 +268,7 @@ def evaluate(
 def _restore(evaluation: Evaluation, workdir: Path, checkpoint: str) -> tuple[int, TrainState]:
     """The step and the state to evaluate, without the optimizer."""
     check((workdir / FOLDER).is_dir(), f"{workdir} has no {FOLDER}; train first.")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, metric=evaluation.task.best)
     try:
         step = checkpoints.find(checkpoint)
         variables = jax.eval_shape(evaluation.init, jax.random.key(0))

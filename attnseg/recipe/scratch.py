@@ -4,6 +4,8 @@ DATA         what                                                  start
 shapes       embedded data; minutes on two CPU cores               random
 camvid       half resolution; an hour or more on two CPU cores     random
 camvid_full  full resolution, 200 epochs, for a GPU                random
+folder       a folder of your own (--config.data.root=DIR), 100     random
+             epochs at crop 256, for a GPU
 """
 
 from __future__ import annotations
@@ -107,7 +109,20 @@ def camvid_full(c: ConfigDict) -> None:
     c.eval.every = c.checkpoint.every = 500
 
 
-DATA: dict[str, Recipe] = {"shapes": shapes, "camvid": camvid, "camvid_full": camvid_full}
+def folder(c: ConfigDict) -> None:
+    """A folder of your own from random weights, 100 epochs; see `attnseg.data.Folder`."""
+    camvid_full(c)
+    c.data.name = "folder"
+    c.data.crop = (256, 256)
+    c.train.epochs = 100.0
+
+
+DATA: dict[str, Recipe] = {
+    "shapes": shapes,
+    "camvid": camvid,
+    "camvid_full": camvid_full,
+    "folder": folder,
+}
 
 
 def configuration(model: str, data: str, recipes: Mapping[str, Recipe], name: str) -> ConfigDict:

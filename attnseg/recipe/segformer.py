@@ -1,13 +1,14 @@
 """SegFormer's and SegNeXt's training recipes, and that of UPerNet on Swin, by data set.
 
 The papers train alike (arXiv:2105.15203, section 4.1; arXiv:2209.08575, section 4; mmsegmentation
-for Swin): AdamW 6e-5, decay 0.01, warm-up over 1500 steps, poly 1.0. Only Swin has an auxiliary
-loss, and a head that learns no faster than the rest.
+for Swin): AdamW 6e-5, decay 0.01, warm-up over 1500 steps, poly 1.0, the loss divided by all
+pixels, the ignored ones too. Only Swin has an auxiliary loss, and a head that learns no faster
+than the rest.
 
 DATA         what                                                  start
 ade20k       160k steps of 16, crop 512 (SegFormer-B5: 640)        --config.init.weights=FILE
 cityscapes   160k steps of 8, crop 1024                            --config.init.weights=FILE
-and those of attnseg/recipe/scratch.py: shapes, camvid, camvid_full.
+and those of attnseg/recipe/scratch.py: shapes, camvid, camvid_full, folder.
 
 Evaluation is on the whole image; the papers' sliding window on Cityscapes is not here yet.
 """
@@ -32,6 +33,7 @@ def _published(c: ConfigDict, name: str, *, crop: int, resize: tuple[int, int], 
     c.data.crop = (crop, crop)
     c.data.resize = resize
     c.data.workers = 4
+    c.loss.normalise = "all"
     family = c.model.name.partition("_")[0]
     rules = {"segnext": STEM + RULES, "upernet": SWIN}.get(family, RULES)
     c.optim.rules = scratch.frozen(c.model.name) + rules

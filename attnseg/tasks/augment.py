@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -44,29 +46,41 @@ def rotate_hue(image: Array, turn: Array) -> Array:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
 
-def _distort(key: Array, image: Array) -> Array:
+class Distortion(NamedTuple):
+    """What `photometric_distortion` drew for one example, f32 []; what is off has no effect."""
+
+    brightness: Array  # added
+    contrast_first: Array  # factor, before saturation and hue
+    saturation: Array  # factor
+    hue: Array  # added, in units of 2 degrees
+    contrast_last: Array  # factor, after saturation and hue
+
+
+def draw_distortion(key: Array) -> Distortion:
+    """Each change with probability 1/2; contrast at one of its two places, as likely each."""
     keys = jax.random.split(key, 9)
 
-    def maybe(index: int, function, image: Array) -> Array:
-        return jnp.where(jax.random.bernoulli(keys[index]), function(image), image)
+    def maybe(index: int, low: float, high: float, off: float) -> Array:
+        value = jax.random.uniform(keys[index], (), jnp.float32, low, high)
+        return jnp.where(jax.random.bernoulli(keys[index + 5]), value, off)
 
-    def between(index: int, low: float, high: float) -> Array:
-        return jax.random.uniform(keys[index], (), jnp.float32, low, high)
+    contrast, first = maybe(1, *CONTRAST, 1.0), jax.random.bernoulli(keys[4])
+    return Distortion(
+        brightness=maybe(0, -BRIGHTNESS, BRIGHTNESS, 0.0),
+        contrast_first=jnp.where(first, contrast, 1.0),
+        saturation=maybe(2, *SATURATION, 1.0),
+        hue=maybe(3, -HUE, HUE, 0.0),
+        contrast_last=jnp.where(first, 1.0, contrast),
+    )
 
-    def brightness(x: Array) -> Array:
-        return jnp.clip(x + between(0, -BRIGHTNESS, BRIGHTNESS), 0.0, 255.0)
 
-    def contrast(x: Array) -> Array:
-        return jnp.clip(x * between(1, *CONTRAST), 0.0, 255.0)
-
-    image = maybe(4, brightness, image)
-    # Contrast goes before or after the colour changes, one or the other.
-    early = jax.random.bernoulli(keys[5])
-    contrasted = maybe(6, contrast, image)
-    image = jnp.where(early, contrasted, image)
-    image = maybe(7, lambda x: scale_saturation(x, between(2, *SATURATION)), image)
-    image = maybe(8, lambda x: rotate_hue(x, between(3, -HUE, HUE) / 30.0), image)
-    return jnp.where(early, image, maybe(6, contrast, image))
+def distort(image: Array, drawn: Distortion) -> Array:
+    """Applies the changes to float32 [h w 3] in 0..255, each cut at the ends of the range."""
+    image = jnp.clip(image + drawn.brightness, 0.0, 255.0)
+    image = jnp.clip(image * drawn.contrast_first, 0.0, 255.0)
+    image = scale_saturation(image, drawn.saturation)
+    image = rotate_hue(image, drawn.hue / 30.0)
+    return jnp.clip(image * drawn.contrast_last, 0.0, 255.0)
 
 
 def photometric_distortion(key: Array, images: Array) -> Array:
@@ -83,4 +97,4 @@ def photometric_distortion(key: Array, images: Array) -> Array:
       float32 [n h w 3] in 0..255.
     """
     keys = jax.random.split(key, images.shape[0])
-    return jax.vmap(_distort)(keys, images.astype(jnp.float32))
+    return jax.vmap(distort)(images.astype(jnp.float32), jax.vmap(draw_distortion)(keys))

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.core.types import AUX, LABEL, LOGITS, MASK, Batch, Counts, Normalisation, Outputs
-from attnseg.objectives import Confusion, confusion, cross_entropy
+from attnseg.core.types import (
+    AUX,
+    IMAGE,
+    LABEL,
+    LOGITS,
+    MASK,
+    Batch,
+    Counts,
+    Normalisation,
+    Outputs,
+)
+from attnseg.objectives import (
+    ABSENT_POLICY,
+    Confusion,
+    SegmentationLoss,
+    confusion,
+    cross_entropy,
+    rescaled,
+)
 from attnseg.ops.resize import resize_bilinear
 from attnseg.tasks.augment import normalise, photometric_distortion
 
@@ -22,45 +40,62 @@ class Segmentation:
       classes: names of the k classes.
       normalisation: of the images.
       photometric: distort colours in training.
-      class_weights: k factors of the loss, or None.
-      label_smoothing: share of the target spread over all classes.
+      objective: the training loss.
       aux_weight: factor of the loss of auxiliary logits.
     """
 
     classes: tuple[str, ...]
     normalisation: Normalisation
     photometric: bool = True
-    class_weights: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
+    objective: SegmentationLoss = SegmentationLoss()
     aux_weight: float = 0.4
 
-    def inputs(self, images: Array, key: Array | None = None) -> Array:
-        """u8 [n h w 3] -> normalised f32 [n h w 3], with colours distorted when given a key."""
-        if key is not None and self.photometric:
-            images = photometric_distortion(key, images)
+    best: ClassVar[str] = "miou"  # the score that decides which checkpoint is best
+    counting: ClassVar[str] = ABSENT_POLICY
+
+    def augment(self, batch: Batch, key: Array) -> Batch:
+        """Distorts the colours of a training batch."""
+        if not self.photometric:
+            return batch
+        return batch | {IMAGE: photometric_distortion(key, batch[IMAGE])}
+
+    def inputs(self, images: Array) -> Array:
+        """[n h w 3] in 0..255 -> normalised f32 [n h w 3]."""
         return normalise(images, self.normalisation)
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """Sum of the cross-entropy at label resolution, and the weight to divide it by."""
-        total, weight = self._cross_entropy(outputs[LOGITS], batch)
-        for logits in outputs[AUX]:
-            total += self.aux_weight * self._cross_entropy(logits, batch)[0]
-        return total, weight
+        """Sum of the training loss at label resolution, and the weight to divide it by."""
+        labels, mask = batch[LABEL], batch[MASK]
 
-    def _cross_entropy(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
-        labels = batch[LABEL]
-        logits = resize_bilinear(logits, labels.shape[1:])
-        return cross_entropy(logits, labels, batch[MASK], self.class_weights, self.label_smoothing)
+        def objective(logits: Array) -> tuple[Array, Array]:
+            return self.objective(resize_bilinear(logits, labels.shape[1:]), labels, mask)
+
+        total, weight = objective(outputs[LOGITS])
+        for logits in outputs[AUX]:
+            # Auxiliary logits may have other hard pixels, and so another weight.
+            total += self.aux_weight * rescaled(*objective(logits), weight)
+        return total, weight
 
     def predict(self, outputs: Outputs, size: tuple[int, int]) -> Array:
         """Most likely class of each pixel, i32 [n size[0] size[1]]."""
         return jnp.argmax(resize_bilinear(outputs[LOGITS], size), axis=-1).astype(jnp.int32)
 
     def counts(self, outputs: Outputs, batch: Batch) -> Counts:
-        """Sums over a batch that `summarise` turns into scores."""
+        """Sums over a batch that `summarise` turns into scores.
+
+        The loss is the cross-entropy whatever the training loss is: a sum over pixels, which does
+        not change with the size of the batches.
+        """
         labels = batch[LABEL]
         predictions = self.predict(outputs, labels.shape[1:])
-        loss_sum, weight = self._cross_entropy(outputs[LOGITS], batch)
+        logits = resize_bilinear(outputs[LOGITS], labels.shape[1:])
+        loss_sum, weight = cross_entropy(
+            logits,
+            labels,
+            batch[MASK],
+            self.objective.class_weights,
+            self.objective.label_smoothing,
+        )
         return {
             "confusion": confusion(labels, predictions, len(self.classes), batch[MASK]),
             "loss_sum": loss_sum,

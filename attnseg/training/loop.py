@@ -164,7 +164,7 @@ def run(
       UserError: a checkpoint that does not fit, or a loss that is not finite.
     """
     mesh = job.evaluation.mesh
-    checkpoints = Checkpoints(workdir, keep=job.keep)
+    checkpoints = Checkpoints(workdir, keep=job.keep, metric=job.evaluation.task.best)
     log = batches = None
     try:
         shardings = abstract_state(job)[1]
@@ -177,6 +177,9 @@ def run(
         log = MetricLog(workdir, resume_step=start, active=jax.process_index() == 0)
         progress = Progress(job.steps, job.batch_size, start_step=start)
         batches = job.train_batches(start)
+        tally = getattr(batches, "tally", None)
+        if tally is not None and start:
+            tally.failed.update(checkpoints.meta(start).get("skipped", ()))
         scores: Scores = {}
         waited = 0.0
         metrics = None
@@ -194,6 +197,8 @@ def run(
             evaluated = step % job.eval_every == 0 or last
             saved = step % job.checkpoint_every == 0 or evaluated
             values = _finite(metrics, step) if logged or saved else {}
+            if logged and tally is not None:
+                values["skipped"] = len(tally.failed)
             if logged:
                 say(progress.line(step, values, waited))
                 log.write(step, "train", values | progress.rates)
@@ -206,6 +211,8 @@ def run(
                 on_evaluated(log, step, state)
             if saved:
                 position = {"batches": step, "seed": job.seed, "batch_size": job.batch_size}
+                if tally is not None:
+                    position["skipped"] = sorted(tally.failed)
                 checkpoints.save(state, {**job.meta, **position}, scores if evaluated else {})
             progress.resume()
         if not scores:  # the run was complete before it started

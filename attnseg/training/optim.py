@@ -11,6 +11,9 @@ import optax
 
 from attnseg.core.errors import check
 from attnseg.core.tree import match_rules
+from attnseg.training.layer_decay import layer_factors
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,24 +42,29 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
     momentum: float = 0.9,
+    nesterov: bool = False,
     clip_norm: float = 0.0,
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
     """Builds the chain: freeze, clip, direction, decay, rate.
 
     Args:
-      name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient, as torch).
+      name: "adamw" (decoupled decay), "adam" or "sgd" (momentum); the latter two add the decay to
+        the gradient, as torch does.
       schedule: learning rate by step.
       rules: first match decides; every parameter must be covered.
       params: parameters or their shapes, for their names.
       weight_decay: decay of the parameters whose rule says so.
       betas, epsilon: of Adam.
-      momentum: of SGD.
+      momentum, nesterov: of SGD, as torch has them; momentum 0 is plain descent.
       clip_norm: largest global norm of the gradient; 0 does not clip.
+      layer_decay: factor on the rate from each block of the backbone to the one before it, besides
+        that of the rules; see `attnseg.training.layer_decay`.
 
     Raises:
       UserError: unknown optimizer, a parameter without a rule or a rule without a parameter.
     """
-    check(name in ("adamw", "sgd"), f'optim.name="{name}" is none of adamw, sgd.')
+    check(name in OPTIMIZERS, f'optim.name="{name}" is none of {", ".join(OPTIMIZERS)}.')
     matched = match_rules([(rule.pattern, rule) for rule in rules], params, "optim.rules")
 
     def each(function: Callable[[Rule], float]) -> Any:
@@ -64,10 +72,14 @@ def make_optimizer(
 
     decay = each(lambda rule: weight_decay * rule.weight_decay)
     rate = each(lambda rule: rule.lr_scale)
+    if layer_decay != 1.0:
+        factors = layer_factors(params, layer_decay)
+        rate = jax.tree_util.tree_map(lambda r, f: r * f, rate, factors)
     add_decay = _per_leaf(lambda u, p, d: u + d * p if d else u, decay)
     direction = {
         "adamw": [optax.scale_by_adam(*betas, eps=epsilon), add_decay],
-        "sgd": [add_decay, optax.trace(decay=momentum)],
+        "adam": [add_decay, optax.scale_by_adam(*betas, eps=epsilon)],
+        "sgd": [add_decay, optax.trace(decay=momentum, nesterov=nesterov)],
     }[name]
     return optax.chain(
         # Before clipping, so that frozen parameters do not count in the norm.

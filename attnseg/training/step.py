@@ -17,7 +17,11 @@ from attnseg.training.state import TrainState
 class Task(Protocol):
     """What `attnseg.tasks` provides."""
 
-    def inputs(self, images: Array, key: Array | None = None) -> Array: ...
+    best: str  # the score that decides which checkpoint is best; higher is better
+    counting: str  # in words, how the scores are counted
+
+    def augment(self, batch: Batch, key: Array) -> Batch: ...
+    def inputs(self, images: Array) -> Array: ...
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]: ...
     def counts(self, outputs: Outputs, batch: Batch) -> Counts: ...
     def predict(self, outputs: Outputs, size: tuple[int, int]) -> Array: ...
@@ -54,7 +58,7 @@ def make_train_step(
 
     Args:
       apply: ``(params, batch_stats, images, key) -> (outputs, new batch_stats)``.
-      task: inputs and loss.
+      task: augmentation, inputs and loss.
       tx: optimizer.
       schedule: learning rate by step, for the log.
       seed: the key of a step is ``fold_in(key(seed), step)``.
@@ -64,8 +68,9 @@ def make_train_step(
     """
 
     def loss_sum(params: Params, batch_stats: Params, batch: Batch, key: Array):
-        colour_key, drop_key = jax.random.split(key)
-        images = task.inputs(batch[IMAGE], colour_key)
+        augment_key, drop_key = jax.random.split(key)
+        batch = task.augment(batch, augment_key)
+        images = task.inputs(batch[IMAGE])
         outputs, batch_stats = apply(params, batch_stats, images, drop_key)
         total, weight = task.loss(outputs, batch)
         return total, (weight, batch_stats)

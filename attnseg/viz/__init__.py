@@ -1,6 +1,6 @@
 """Pictures and tables of labels, predictions and training runs."""
 
-from attnseg.viz.curves import plot_class_iou, plot_curves
+from attnseg.viz.curves import plot_class_scores, plot_curves
 from attnseg.viz.overlay import colourise, comparison, overlay, save_png
 from attnseg.viz.table import class_table
 
@@ -9,7 +9,7 @@ __all__ = [
     "colourise",
     "comparison",
     "overlay",
-    "plot_class_iou",
+    "plot_class_scores",
     "plot_curves",
     "save_png",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,26 +14,32 @@ from attnseg.core.errors import check
 
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#c8691c", "#2f7d4f", "#777777"
 DPI = 110
+SPLITS = {"val": "Validation", "test": "Test", "train": "Training"}
+SCORES = {"miou": "mIoU", "top1": "top-1 accuracy"}
 
 
-def plot_curves(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draws training loss, learning rate and validation mIoU over the steps into one PNG.
+def plot_curves(
+    metrics: Sequence[Mapping[str, Any]], path: str | Path, score: str = "val/miou"
+) -> None:
+    """Draws training loss, learning rate and the score of evaluation over the steps into one PNG.
 
     Args:
       metrics: records of ``metrics.jsonl``, ``{"step", "split", name: value or None}``, with the
-        names ``train/loss``, ``train/lr`` and ``val/miou``. What has no record gets no panel.
+        names ``train/loss``, ``train/lr`` and `score`. What has no record gets no panel.
       path: the PNG; its folder is made.
+      score: ``SPLIT/NAME``, the NAME one of `SCORES`.
 
     Raises:
       UserError: none of the three was recorded.
     """
-    loss, rate, miou = (_series(metrics, name) for name in ("train/loss", "train/lr", "val/miou"))
+    loss, rate, values = (_series(metrics, n) for n in ("train/loss", "train/lr", score))
+    draw_score = functools.partial(_draw_score, score)
     panels = [
         (draw, series)
-        for draw, series in ((_draw_loss, loss), (_draw_rate, rate), (_draw_miou, miou))
+        for draw, series in ((_draw_loss, loss), (_draw_rate, rate), (draw_score, values))
         if len(series[0])
     ]
-    check(bool(panels), "no train loss, train lr or val miou among the metrics; nothing to draw.")
+    check(bool(panels), f"no train/loss, train/lr or {score} among the metrics; nothing to draw.")
     figure = _figure(5.2 * len(panels), 3.6)
     last = max(steps[-1] for _, (steps, _) in panels)
     for index, (draw, (steps, values)) in enumerate(panels):
@@ -44,23 +51,25 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def plot_class_iou(
-    ious: Mapping[str, float],
+def plot_class_scores(
+    scores: Mapping[str, float],
     path: str | Path,
     palette: Mapping[str, Sequence[int]] | None = None,
+    score: str = "IoU",
 ) -> None:
-    """Draws the IoU of each class as a bar, best on top, with the mean as a line.
+    """Draws a score of each class as a bar, best on top, with the mean as a line.
 
     Args:
-      ious: class name to IoU in 0..1; classes without a value (NaN) are left out.
+      scores: class name to score in 0..1; classes without a value (NaN) are left out.
       path: the PNG; its folder is made.
       palette: class name to RGB in 0..255, drawn as a patch beside the name.
+      score: what the score is called.
 
     Raises:
       UserError: no class has a value.
     """
-    bars = sorted((v, name) for name, v in ious.items() if not math.isnan(v))
-    check(bool(bars), "no class has an IoU; nothing to draw.")
+    bars = sorted((v, name) for name, v in scores.items() if not math.isnan(v))
+    check(bool(bars), f"no class has a value of {score}; nothing to draw.")
     values, names = [v for v, _ in bars], [name for _, name in bars]
     mean = sum(values) / len(values)
     figure = _figure(7.0, 1.1 + 0.28 * len(bars))
@@ -69,7 +78,7 @@ def plot_class_iou(
     rows = np.arange(len(bars))
     axes.barh(rows, values, height=0.68, color=BLUE)
     axes.axvline(mean, color=ORANGE, linewidth=1.4)
-    axes.set_title(f"IoU by class, mean {mean:.3f}", loc="left", fontsize=11)
+    axes.set_title(f"{score} by class, mean {mean:.3f}", loc="left", fontsize=11)
     for row, value in zip(rows, values, strict=True):
         # The white edge keeps a number readable where the line of the mean crosses it.
         text = axes.text(value + 0.012, row, f"{value:.3f}", va="center", fontsize=9)
@@ -116,15 +125,17 @@ def _draw_rate(axes, steps: np.ndarray, values: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
 
 
-def _draw_miou(axes, steps: np.ndarray, values: np.ndarray) -> None:
+def _draw_score(score: str, axes, steps: np.ndarray, values: np.ndarray) -> None:
+    split, _, name = score.partition("/")
+    label = f"{SPLITS.get(split, split)} {SCORES[name]}"
     axes.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=3)
     axes.set_ylim(0, 1)
     if not np.isfinite(values).any():
-        axes.set_title("Validation mIoU", loc="left", fontsize=11)
+        axes.set_title(label, loc="left", fontsize=11)
         return
     best = int(np.nanargmax(values))
     axes.plot(steps[best], values[best], "o", color=ORANGE, markersize=6)
-    title = f"Validation mIoU, best {values[best]:.3f} at step {steps[best]:.0f}"
+    title = f"{label}, best {values[best]:.3f} at step {steps[best]:.0f}"
     axes.set_title(title, loc="left", fontsize=11)
 
 

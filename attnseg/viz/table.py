@@ -6,7 +6,14 @@ import io
 from collections.abc import Mapping, Sequence
 
 SCORES = {"iou": "IoU", "acc": "Acc", "f1": "F1"}
-MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU"}
+MEANS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "macc": "mAcc",
+    "aacc": "aAcc",
+    "fwiou": "fwIoU",
+}
 WIDTH = 100
 
 
@@ -15,7 +22,8 @@ def class_table(summary: Mapping[str, float], class_names: Sequence[str]) -> str
 
     Args:
       summary: ``iou/NAME``, ``acc/NAME``, ``f1/NAME`` and the means, in 0..1, as
-        `attnseg.objectives.Confusion.summary` gives them.
+        `attnseg.objectives.Confusion.summary` gives them, or those of a classifier. A score that
+        no class has gets no column.
       class_names: the rows, in this order; a score that is missing is shown as a dash.
 
     Returns:
@@ -26,16 +34,19 @@ def class_table(summary: Mapping[str, float], class_names: Sequence[str]) -> str
     from rich.table import Table
     from rich.text import Text
 
+    means = [f"{title} {_percent(summary[key])}" for key, title in MEANS.items() if key in summary]
+    shown = [s for s in SCORES if any(key.startswith(f"{s}/") for key in summary)]
+    if not shown:
+        return "  ".join(means)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Class")
-    for heading in SCORES.values():
-        table.add_column(heading, justify="right")
+    for score in shown:
+        table.add_column(SCORES[score], justify="right")
     for name in class_names:
-        cells = [_percent(summary.get(f"{score}/{name}")) for score in SCORES]
+        cells = [_percent(summary.get(f"{score}/{name}")) for score in shown]
         table.add_row(Text(name), *cells)  # Text, since "[x]" in a name is not markup
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
     console.print(table)
-    means = [f"{title} {_percent(summary[key])}" for key, title in MEANS.items() if key in summary]
     lines = [line[1:].rstrip() for line in console.file.getvalue().splitlines()]  # column of edge
     return "\n".join([*filter(None, lines), "  ".join(means)])
 

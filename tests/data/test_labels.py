@@ -72,3 +72,36 @@ def test_value_that_is_no_class():
 def test_sizes_that_differ():
     with pytest.raises(UserError, match=r'"e0": the image is 5x4 and its annotation 2x2'):
         scan_labels(Listed(LABELS, image_size=(4, 5)), INFO)
+
+
+def test_sample_is_spread_over_the_split():
+    labels = [np.full((1, 1), i, np.uint8) for i in range(8)]
+    report = scan_labels(Listed(labels), INFO, max_files=3)
+    assert np.flatnonzero(report.counts).tolist() == [0, 3, 7]
+    assert report.describe(8).startswith("a sample of 3 of 8 examples")
+    assert scan_labels(Listed(labels), INFO).describe(8).startswith("all 8 examples")
+
+
+def test_faults_are_counted_and_may_be_declared():
+    labels = [LABELS[0], np.uint8([[8, 8, 0]]), LABELS[1], np.uint8([[9]])]
+    with pytest.raises(UserError, match=r'"e1": label value 8.*; 1 more of the first 4 examples'):
+        scan_labels(Listed(labels), INFO, max_failed=1)
+    report = scan_labels(Listed(labels), INFO, max_failed=2)
+    assert report.files == 2 and report.counts.sum() == 6
+    assert len(report.failed) == 2 and "left out: " in report.describe(4)
+
+
+def test_scan_with_faults_is_not_kept(tmp_path):
+    source = Listed([LABELS[0], np.uint8([[9]])], cache_dir=str(tmp_path))
+    scan_labels(source, INFO, max_failed=1)
+    with pytest.raises(UserError, match="label value 9"):
+        scan_labels(source, INFO)
+
+
+def test_masks_of_0_and_255():
+    labels = [np.uint8([[0, IGNORE]]), np.uint8([[0, 0]])]
+    with pytest.raises(UserError, match=r"only 0 and 255 \(1 pixels\).*NAME 255"):
+        scan_labels(Listed(labels), INFO)
+    assert scan_labels(Listed([*labels, np.uint8([[3]])]), INFO).ignored == 1
+    with pytest.raises(UserError, match="are ignored"):
+        scan_labels(Listed([np.uint8([[IGNORE]])]), INFO)

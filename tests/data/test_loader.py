@@ -10,7 +10,7 @@ import pytest
 
 from attnseg.core.errors import UserError
 from attnseg.core.types import IGNORE
-from attnseg.data import RandomGeometry, eval_batches, steps_per_epoch, train_batches
+from attnseg.data import EvalResize, RandomGeometry, eval_batches, steps_per_epoch, train_batches
 
 GEOMETRY = RandomGeometry(crop=(6, 8), cat_max_ratio=1)
 
@@ -139,8 +139,9 @@ def test_batch_that_cannot_be_shared():
         take(1, Numbered(0))
 
 
-def evaluated(source, **settings):
-    batches = list(eval_batches(source, **(dict(resize=None, batch_size=4) | settings)))
+def evaluated(source, resize=None, **settings):
+    settings = dict(transform=EvalResize(resize), batch_size=4) | settings
+    batches = list(eval_batches(source, **settings))
     for batch in batches:
         rows = len(batch["mask"])
         assert len(batch["image"]) == len(batch["label"]) == len(batch["id"]) == rows

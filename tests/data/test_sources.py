@@ -12,7 +12,7 @@ from PIL import Image
 from attnseg.core.errors import UserError
 from attnseg.core.types import IGNORE
 from attnseg.data import DATASETS, open_source, scan_labels
-from attnseg.data.builders import camvid
+from attnseg.data.builders import pairs
 from attnseg.data.decode import decode_image, decode_label
 
 INFO = DATASETS["camvid"]
@@ -47,7 +47,7 @@ def test_source_survives_pickling_and_has_a_stable_name(opened):
 def test_copy_is_reused_until_the_folder_changes(camvid_root, opened, monkeypatch):
     first = opened()
     with monkeypatch.context() as patch:
-        patch.setattr(camvid, "_examples", None)
+        patch.setattr(pairs, "_examples", None)
         assert repr(opened()) == repr(first)
     label = camvid_root / "trainannot" / "train0.png"
     cv2.imwrite(str(label), np.full((24, 32), 3, np.uint8))
@@ -58,23 +58,21 @@ def test_copy_is_reused_until_the_folder_changes(camvid_root, opened, monkeypatc
 
 
 def test_interrupted_preparation_leaves_nothing_that_is_used(opened, monkeypatch):
-    def broken(pairs):
-        yield from list(_examples(pairs))[:1]
+    def broken(config, split):
+        yield from list(_examples(config, split))[:1]
         raise KeyboardInterrupt
 
-    _examples = camvid._examples
+    _examples = pairs._examples
     with monkeypatch.context() as patch:
-        patch.setattr(camvid, "_examples", broken)
+        patch.setattr(pairs, "_examples", broken)
         with pytest.raises(KeyboardInterrupt):
             opened()
     assert len(opened()) == 5
 
 
-def test_unknown_names(opened, tmp_path):
+def test_unknown_names(opened):
     with pytest.raises(UserError, match=r'"camvit".*Did you mean "camvid"'):
         open_source("camvit", "train")
-    with pytest.raises(UserError, match='"ade20k" has no builder yet'):
-        open_source("ade20k", "train", prepared_dir=str(tmp_path))
     with pytest.raises(UserError, match='no split "validation"; it has train, val, test'):
         opened("validation")
 

