@@ -113,7 +113,23 @@ def _implied(model: nn.Module, layouts: list[Layout]) -> tuple[nn.Module, dict[s
     return model.clone(**parts), fields
 
 
-def _epsilons(layouts: list[Layout], names: list[str]) -> dict[str, float]:
+def _check_fields(model: nn.Module, layouts: list[Layout], name: str) -> None:
+    """Refuses a network that would take these weights and compute something else with them.
+
+    LayerNorm epsilons are no reason: they travel with the weights.
+    """
+    for layout in layouts:
+        part = getattr(model, layout.part, None)
+        for field, value in () if layout.epsilons else layout.fields.items():
+            ours = getattr(part, field, value)
+            check(
+                ours == value,
+                f"{name}: these weights are of a network with {field}={value!r}, the model has "
+                f"{ours!r}; create it with {layout.part}=dict({field}={value!r}).",
+            )
+
+
+def epsilons_of(layouts: list[Layout], names: list[str]) -> dict[str, float]:
     """``{"constants/MODULE/epsilon": value}`` for the LayerNorms the formats know."""
     found: dict[str, float] = {}
     for layout in layouts:
@@ -207,8 +223,10 @@ def load_weights(
         values |= {target: initial[target] for target in skipped}
 
     matching, fields = _implied(model, layouts)
+    if not allow_partial:
+        _check_fields(model, layouts, name)
     if matching != model:
-        constants = _epsilons(layouts, list(expected))
+        constants = epsilons_of(layouts, list(expected))
         values |= {target: jnp.float32(value) for target, value in constants.items()}
     report = Report(
         layout=name,
