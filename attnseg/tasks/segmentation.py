@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.core.types import AUX, LABEL, LOGITS, MASK, Batch, Counts, Normalisation, Outputs
+from attnseg.core.types import (
+    AUX,
+    BRANCHES,
+    LABEL,
+    LOGITS,
+    MASK,
+    Batch,
+    Counts,
+    Normalisation,
+    Outputs,
+)
 from attnseg.objectives import Confusion, confusion, cross_entropy
 from attnseg.ops.resize import resize_bilinear
 from attnseg.tasks.augment import normalise, photometric_distortion
@@ -43,6 +53,8 @@ class Segmentation:
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Sum of the cross-entropy at label resolution, and the weight to divide it by."""
         total, weight = self._cross_entropy(outputs[LOGITS], batch)
+        for logits in outputs[BRANCHES]:
+            total += self._cross_entropy(logits, batch)[0]
         for logits in outputs[AUX]:
             total += self.aux_weight * self._cross_entropy(logits, batch)[0]
         return total, weight

@@ -267,6 +267,7 @@ MMSEG_HEAD = Layout(
         *pair("decode_head.conv_seg", "head/classifier", pointwise),
     ),
     licence=MMSEG_LICENCE,
+    fields={"stage_norm": True},
 )
 
 LAYOUTS = (
