@@ -14,6 +14,7 @@ _PUBLIC = {
     "list_models": "attnseg.models.zoo",
     "create_model": "attnseg.models.zoo",
     "load_weights": "attnseg.weights.load",
+    "export_torch": "attnseg.weights.export",
     "train": "attnseg.recipe.run",
     "evaluate": "attnseg.recipe.run",
     "UserError": "attnseg.core.errors",

@@ -24,6 +24,7 @@ SIZE = "size"  # i32 [2], height and width of the original image, host only
 
 # Keys of a model's output.
 LOGITS = "logits"  # f32 [n h/s w/s k] or [n k]
+BRANCHES = "branches"  # tuple of logits of a decoder's own branches, as important to the loss
 AUX = "aux"  # tuple of auxiliary logits, coarse heads used only by the loss
 
 Example = dict[str, Any]

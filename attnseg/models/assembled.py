@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.core.types import AUX, LOGITS, Outputs
+from attnseg.core.types import AUX, BRANCHES, LOGITS, Outputs
 
 
 def _check_images(images: Array) -> None:
@@ -25,15 +25,17 @@ class Segmenter(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Outputs:
-        """Normalised images [n h w 3] -> {"logits": f32 [n h/s w/s k], "aux": tuple}."""
+        """Normalised images [n h w 3] -> {"logits": f32 [n h/s w/s k], "branches", "aux"}.
+
+        The last two are tuples of further logits, which only the loss looks at.
+        """
         _check_images(images)
         features = self.backbone(images, train=train)
         logits = self.head(features, train=train)
-        # Some decoders bring auxiliary logits of their own (DANet).
-        logits, aux = logits if isinstance(logits, tuple) else (logits, ())
-        if self.aux_head is not None:
-            aux = (*aux, self.aux_head(features, train=train))
-        return {LOGITS: logits, AUX: aux}
+        # Some decoders also classify their branches (DANet).
+        logits, branches = logits if isinstance(logits, tuple) else (logits, ())
+        aux = () if self.aux_head is None else (self.aux_head(features, train=train),)
+        return {LOGITS: logits, BRANCHES: branches, AUX: aux}
 
 
 class Classifier(nn.Module):

@@ -25,7 +25,7 @@ from attnseg.training.evaluate import Evaluation
 from attnseg.training.loop import Job
 from attnseg.training.optim import Rule, make_optimizer
 from attnseg.training.schedule import make_schedule
-from attnseg.weights import load_weights
+from attnseg.weights import implied_fields, load_weights
 
 
 def _given(section: ConfigDict) -> dict[str, Any]:
@@ -226,11 +226,10 @@ def with_layout(config: ConfigDict, say: Callable[[str], None]) -> None:
 
     They become part of the configuration, so that resuming and evaluating build the same network.
     """
-    report = load_weights(build_model(config), config.init.weights)[1]
-    say(report.summary())
-    for part, fields in report.fields.items():
+    for part, fields in implied_fields(build_model(config), config.init.weights).items():
         for field, value in fields.items():
             config.model[part][field] = value
+    say(load_weights(build_model(config), config.init.weights)[1].summary())
 
 
 def build_evaluation(config: ConfigDict, source: data.Source) -> Evaluation:

@@ -53,6 +53,11 @@ def cityscapes(c: ConfigDict) -> None:
 
 def cityscapes_official(c: ConfigDict) -> None:
     """As in CCNet's own code; its hard example mining is an option there, too."""
+    if c.model.name.startswith("ccnet"):
+        c.model.backbone.dilation = "os8_constant"
+        c.model.backbone.stem_width = 128
+        c.model.backbone.stem_ceil = True
+        c.model.head.variant = "official"
     _published(c, "cityscapes", batch=8, steps=60_000)
     c.data.crop = (769, 769)
     c.data.scale = (0.7, 2.1)

@@ -19,6 +19,7 @@ from attnseg.models import zoo
 from attnseg.models.backbones.mit import MiT
 from attnseg.models.backbones.mscan import MSCAN
 from attnseg.models.backbones.resnet import ResNet
+from attnseg.models.heads.aspp import ASPPHead
 from attnseg.models.heads.emanet import EMANetHead
 from attnseg.models.heads.segformer import SegFormerHead
 from attnseg.models.heads.upernet import UPerNetHead
@@ -43,6 +44,8 @@ def frozen(model: str) -> Rules:
         return ((f"^backbone/{last}/bias$", 0.0, False),)
     if spec.head.cls is UPerNetHead and normed and spec.backbone.cls not in (MiT, MSCAN):
         return (("^backbone/stage[123]_norm/bias$", 0.0, False),)
+    if spec.head.cls is ASPPHead and normed and spec.backbone.cls not in (MiT, MSCAN):
+        return (("^backbone/stage1_norm/bias$", 0.0, False),)
     if spec.head.cls is EMANetHead:
         return (("^head/mid/", 0.0, False),)
     return ()

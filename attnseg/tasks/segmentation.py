@@ -11,6 +11,7 @@ from jax import Array
 
 from attnseg.core.types import (
     AUX,
+    BRANCHES,
     IMAGE,
     LABEL,
     LOGITS,
@@ -71,6 +72,8 @@ class Segmentation:
             return self.objective(resize_bilinear(logits, labels.shape[1:]), labels, mask)
 
         total, weight = objective(outputs[LOGITS])
+        for logits in outputs[BRANCHES]:
+            total += rescaled(*objective(logits), weight)
         for logits in outputs[AUX]:
             # Auxiliary logits may have other hard pixels, and so another weight.
             total += self.aux_weight * rescaled(*objective(logits), weight)

@@ -47,7 +47,7 @@ TIMM = Layout(
     ),
     prefix="backbone.",
     licence="Apache-2.0 for timm's weights",
-    fields=FIELDS,
+    fields=FIELDS | {"stem": "plain", "pooled_shortcut": False},
     tables=TABLES,
 )
 

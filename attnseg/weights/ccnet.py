@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnseg.core.types import IMAGENET
 from attnseg.weights.resnet import BLOCK, BODY, PLAIN_STEM, TARGET, shortcut
 from attnseg.weights.rules import (
     ENCODER,
@@ -24,20 +23,10 @@ from attnseg.weights.rules import (
 
 CONSTANT_DILATION = {"stem": "deep", "dilation": "os8_constant"}
 _PADDLE_NORM = ("weight", "bias", "_mean", "_variance")
-ABN_EPSILON = np.float32(1e-5)
 
-# InPlaceABN multiplies by |weight| + epsilon where BatchNorm multiplies by weight. The sign is
-# lost in reading, which no output can tell.
-magnitude = Convert(lambda x: (np.abs(x) + ABN_EPSILON,), lambda x: x - ABN_EPSILON)
-
-
-# The authors' images are BGR and not divided by a deviation; their means are ours to within one
-# of 255 levels.
-_STD = np.asarray(IMAGENET.std, np.float32)[:, None]
-bgr_kernel = Convert(
-    lambda x: (x.transpose(2, 3, 1, 0)[:, :, ::-1] * _STD,),
-    lambda x: (x / _STD)[:, :, ::-1].transpose(3, 2, 0, 1),
-)
+# InPlaceABN multiplies by |weight| (and a further 1e-5, left out) where BatchNorm multiplies by
+# weight. The sign is lost in reading, which no output can tell.
+magnitude = Convert(lambda x: (np.abs(x),), lambda x: x)
 
 
 def inplace_abn(source: str, target: str) -> tuple[Rule, ...]:
@@ -148,12 +137,13 @@ POST = Layout(
     fields={"variant": "post"},
 )
 
+# The authors' images are BGR, less (104, 116.7, 122.7), not divided by a deviation.
 OFFICIAL_ENCODER = Layout(
     name="ResNet of CCNet's authors",
     part=ENCODER,
     marks=("conv3.weight", "layer1.0.conv1.weight", "head.cca.gamma"),
     rules=(
-        Rule("conv1.weight", ("params/backbone/stem/conv1/kernel",), bgr_kernel),
+        Rule("conv1.weight", ("params/backbone/stem/conv1/kernel",), kernel),
         Rule("conv2.weight", ("params/backbone/stem/conv2/kernel",), kernel),
         Rule("conv3.weight", ("params/backbone/stem/conv3/kernel",), kernel),
         *inplace_abn("bn{K}", "backbone/stem/norm{K}"),
@@ -163,7 +153,8 @@ OFFICIAL_ENCODER = Layout(
         *inplace_abn(BLOCK + "downsample.1", TARGET + "shortcut/norm"),
     ),
     licence="MIT",
-    fields=CONSTANT_DILATION | {"stem_width": 128, "stem_ceil": True},
+    fields=CONSTANT_DILATION | {"pooled_shortcut": False, "stem_width": 128, "stem_ceil": True},
+    images="BGR, less (104, 116.7, 122.7), not divided",
 )
 
 _BLOCK = "bb_{s}_{b}."
@@ -192,25 +183,7 @@ POST_ENCODER = Layout(
     # The post keeps the classifier of ImageNet without using it.
     rules=(*PLAIN_STEM, *BODY, *shortcut(0), Rule("fc.weight"), Rule("fc.bias")),
     prefix="backbone.",
-    fields={"dilation": "post"},
-)
-
-# The attention module alone, as its authors and mmcv store it.
-OFFICIAL_ATTENTION = Layout(
-    name="criss-cross attention of its authors",
-    part=HEAD,
-    marks=("gamma", "query_conv.weight"),
-    rules=(*_attention("query_conv", "key_conv", "value_conv"), *_gamma("gamma")),
-    licence="MIT",
-)
-MMCV_ATTENTION = OFFICIAL_ATTENTION._replace(
-    name="criss-cross attention of mmcv",
-    marks=("gamma.scale", "query_conv.weight"),
-    rules=(
-        *_attention("query_conv", "key_conv", "value_conv"),
-        *_gamma("gamma.scale", scalar),
-    ),
-    licence="Apache-2.0",
+    fields={"stem": "plain", "pooled_shortcut": False, "dilation": "post"},
 )
 
 LAYOUTS = (
@@ -221,6 +194,4 @@ LAYOUTS = (
     OFFICIAL,
     PADDLESEG,
     POST,
-    OFFICIAL_ATTENTION,
-    MMCV_ATTENTION,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from attnseg.core.errors import UserError, check
 from attnseg.core.tree import flat, nested
+from attnseg.models.assembled import Classifier
 from attnseg.weights import (
     botnet,
     ccnet,
@@ -26,7 +27,7 @@ from attnseg.weights import (
     swin,
 )
 from attnseg.weights.read import read_state
-from attnseg.weights.rules import ENCODER, Layout, recognise, translate
+from attnseg.weights.rules import ENCODER, HEAD, Layout, recognise, translate
 
 LAYOUTS: tuple[Layout, ...] = (
     *segformer.LAYOUTS,
@@ -41,6 +42,8 @@ LAYOUTS: tuple[Layout, ...] = (
 ENCODER_SHARE = 0.95  # of the encoder's parameters that a file must fill
 IMAGE_SIZE = (64, 64)  # on which variables are made where no size is given
 
+_SHAPE = "shape "  # how the reason of an array that does not fit begins
+
 Variables = dict[str, Any]
 
 
@@ -54,9 +57,10 @@ class Report:
       loaded: names that were filled.
       skipped: name -> why it was not filled; it keeps its initial value.
       unused: names the file has and the model has not.
+      images: how the source prepares images, if not by ImageNet's normalisation of RGB.
       fields: part of the model -> fields that the format implies.
-      model: the model with the fields this layout implies; `variables` also work with the model
-        that was passed in, as they carry the constants that differ.
+      model: the model with the fields this format implies. Only LayerNorm epsilons can differ
+        from the model that was passed in, and those travel with the variables.
     """
 
     layout: str
@@ -65,11 +69,13 @@ class Report:
     skipped: dict[str, str]
     unused: tuple[str, ...]
     fields: dict[str, dict[str, Any]]
+    images: str
     model: nn.Module
 
     def summary(self) -> str:
         """The report in a few lines."""
         lines = [f"{self.layout}: {len(self.loaded)} arrays loaded. Licence: {self.licence}."]
+        lines += [f"  wants images: {self.images}"] if self.images else []
         lines += [f"  not loaded: {name} ({why})" for name, why in self.skipped.items()]
         lines += [f"  not used: {name}" for name in self.unused]
         return "\n".join(lines)
@@ -90,10 +96,11 @@ def _check_encoder(
 ) -> None:
     size = {n: int(np.prod(x.shape)) for n, x in expected.items() if _part(n) == ENCODER}
     missing = [n for n in skipped if _part(n) == ENCODER]
+    misshapen = [n for n in missing if skipped[n].startswith(_SHAPE)]
     share = 1.0 - sum(size[n] for n in missing) / max(sum(size.values()), 1)
     extra = [n for n in unused if _part(n) == ENCODER]
     check(
-        share >= ENCODER_SHARE and not extra,
+        share >= ENCODER_SHARE and not extra and not misshapen,
         f"these {layout} weights are of another network: they fill {share:.0%} of the "
         f"encoder. Not filled: {_first([f'{n} ({skipped[n]})' for n in missing]) or 'nothing'}. "
         f"Not in the model: {_first(extra) or 'nothing'}. "
@@ -113,7 +120,30 @@ def _implied(model: nn.Module, layouts: list[Layout]) -> tuple[nn.Module, dict[s
     return model.clone(**parts), fields
 
 
-def _epsilons(layouts: list[Layout], names: list[str]) -> dict[str, float]:
+def _check_fields(model: nn.Module, layouts: list[Layout], name: str) -> None:
+    """Refuses a network that would take these weights and compute something else with them.
+
+    LayerNorm epsilons are no reason: they travel with the weights.
+    """
+    differing = {}
+    for layout in layouts:
+        part = getattr(model, layout.part, None)
+        fields = {} if layout.epsilons else layout.fields
+        differ = {k: v for k, v in fields.items() if getattr(part, k, v) != v}
+        if differ:
+            differing[layout.part] = differ
+    calls = (
+        f"{part}=dict({', '.join(f'{k}={v!r}' for k, v in fields.items())})"
+        for part, fields in differing.items()
+    )
+    check(
+        not differing,
+        f"{name}: these weights are of a network with other fields; create the model with "
+        f"{', '.join(calls)}, or pass allow_partial=True.",
+    )
+
+
+def epsilons_of(layouts: list[Layout], names: list[str]) -> dict[str, float]:
     """``{"constants/MODULE/epsilon": value}`` for the LayerNorms the formats know."""
     found: dict[str, float] = {}
     for layout in layouts:
@@ -145,6 +175,46 @@ def _fit_tables(
                 translated[name] = np.asarray(resize(table, wanted.shape[0]))
 
 
+def _initial(initialise: Callable[[], Variables], names: list[str]) -> dict[str, jax.Array]:
+    """Initial values of some variables; compiling only those is much quicker."""
+
+    def some() -> dict[str, jax.Array]:
+        variables = flat(initialise())
+        return {name: variables[name] for name in names}
+
+    return jax.jit(some)()
+
+
+def _recognised(state: Mapping[str, Any], model: nn.Module) -> list[Layout]:
+    """The formats of a state dict's parts."""
+    # The classifier of ImageNet is no decoder, even where its shape would fit.
+    known = [x for x in LAYOUTS if "classifier" not in x.name or isinstance(model, Classifier)]
+    layouts = recognise(state, known)
+    if layouts and not isinstance(model, Classifier):
+        classifiers = [x for x in LAYOUTS if "classifier" in x.name]
+        ignored = [
+            layout._replace(rules=tuple(rule._replace(targets=()) for rule in layout.rules))
+            for layout in recognise(state, classifiers)
+        ]
+        layouts += [] if any(x.part == HEAD for x in layouts) else ignored
+    if not layouts:
+        raise UserError(
+            f"these weights are of no known format (keys like {_first(sorted(state), 3)}); known "
+            "are those of SegFormer, SegNeXt, CCNet, BoTNet, Conv2Former, Swin and ResNet in the "
+            "formats that the README lists."
+        )
+    return layouts
+
+
+def implied_fields(model: nn.Module, source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Part of the model -> fields that the format of a weight file implies for it.
+
+    Raises:
+      UserError: unreadable or unknown file.
+    """
+    return _implied(model, _recognised(read_state(source), model))[1]
+
+
 def load_weights(
     model: nn.Module,
     source: str | Path | Mapping[str, Any],
@@ -157,12 +227,13 @@ def load_weights(
 
     Args:
       model: from `attnseg.create_model`.
-      source: a .safetensors, .npz or torch file, or a state dict in memory.
+      source: a .safetensors, .npz, torch or .pdparams file, or a state dict in memory.
       image_size: (h, w) that position tables are interpolated to; None keeps the file's, which
         are interpolated whenever the model runs.
       variables: values for what the source lacks, e.g. a head for other classes; None
         initialises them with key 0.
-      allow_partial: accept weights that fill less than 95 % of the encoder.
+      allow_partial: accept weights that fill less than 95 % of the encoder, or that belong to a
+        network with other fields.
 
     Returns:
       variables: ``{"params": ..., "batch_stats": ...}`` and, where the source's LayerNorm
@@ -173,15 +244,11 @@ def load_weights(
       UserError: unreadable or unknown file, or weights of another network.
     """
     state = read_state(source)
-    layouts = recognise(state, LAYOUTS)
-    if not layouts:
-        raise UserError(
-            f"these weights are of no known format (keys like {_first(sorted(state), 3)}); "
-            f"known: {', '.join(known.name for known in LAYOUTS)}."
-        )
+    layouts = _recognised(state, model)
     name = " with ".join(layout.name for layout in layouts)
     translated, unknown = translate(state, layouts)
-    check(not unknown, f"{name}: unknown keys {_first(unknown)}; nothing was loaded.")
+    if not allow_partial:
+        _check_fields(model, layouts, name)
 
     image = jnp.zeros((1, *(image_size or IMAGE_SIZE), 3), jnp.float32)
 
@@ -195,20 +262,30 @@ def load_weights(
         if target not in translated:
             skipped[target] = "not in the file"
         elif translated[target].shape != leaf.shape:
-            skipped[target] = f"shape {translated[target].shape} instead of {leaf.shape}"
+            skipped[target] = f"{_SHAPE}{translated[target].shape} instead of {leaf.shape}"
     unused = [target for target in translated if target not in expected]
+    misfits = [f"{n} ({why})" for n, why in skipped.items() if why.startswith(_SHAPE)]
+    check(
+        not unknown,
+        f"{name}: unknown keys {_first(unknown)}; missing: "
+        f"{_first([n for n, why in skipped.items() if not why.startswith(_SHAPE)]) or 'nothing'}; "
+        f"of another shape: {_first(misfits) or 'nothing'}; nothing was loaded.",
+    )
     if not allow_partial:
         _check_encoder(expected, skipped, unused, name)
 
     loaded = [target for target in expected if target not in skipped]
     values = {target: jnp.asarray(translated[target], expected[target].dtype) for target in loaded}
     if skipped:
-        initial = flat(jax.jit(initialise)() if variables is None else variables)
-        values |= {target: initial[target] for target in skipped}
+        values |= (
+            _initial(initialise, list(skipped))
+            if variables is None
+            else {target: flat(variables)[target] for target in skipped}
+        )
 
     matching, fields = _implied(model, layouts)
     if matching != model:
-        constants = _epsilons(layouts, list(expected))
+        constants = epsilons_of(layouts, list(expected))
         values |= {target: jnp.float32(value) for target, value in constants.items()}
     report = Report(
         layout=name,
@@ -217,6 +294,7 @@ def load_weights(
         skipped=skipped,
         unused=tuple(unused),
         fields=fields,
+        images="; ".join(x.images for x in layouts if x.images),
         model=matching,
     )
     return nested(values), report

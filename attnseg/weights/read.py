@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+import codecs
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,32 @@ from attnseg.core.errors import UserError, check
 
 WRAPPERS = ("state_dict", "model")  # keys under which trainers put the weights
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module depends on numpy's version
+# All that a pickled dict of arrays may name. None of it acts on anything but its arguments.
+ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,  # bytes, in protocol 2
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "tuple"): tuple,
+    ("__builtin__", "tuple"): tuple,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays and containers; a file that names anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it calls {module}.{name}, and no code of a file is run")
+        return ADMITTED[module, name]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read_torch(path: Path) -> Any:
@@ -27,60 +55,87 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
         raise UserError(
-            f"{path} cannot be read as plain weights ({str(error).splitlines()[0]}); files with "
+            f"{path} cannot be read as plain weights ({_reason(error)}); files with "
             "pickled code are refused, convert it to safetensors where you trust it."
         ) from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _read_npz(path: Path) -> Any:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _read_paddle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    ".safetensors": ("safetensors", _read_safetensors),
+    ".npz": ("npz", _read_npz),
+    ".pdparams": ("Paddle", _read_paddle),
+}
+
+
+def _read_file(path: Path) -> Any:
+    check(path.is_file(), f"there is no weight file {path}.")
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch(path)
+    known = ", ".join((*READERS, *TORCH_SUFFIXES))
+    check(path.suffix in READERS, f"{path}: unknown suffix; readable: {known}.")
+    kind, read = READERS[path.suffix]
+    try:
+        return read(path)
+    except Exception as error:  # a damaged file can raise anything, from zlib to MemoryError
+        raise UserError(f"{path} is not a readable {kind} file ({_reason(error)}).") from error
+
+
+def _unnamed(value: Any) -> Any:
+    """The array of ``(name, array)``, as which Paddle keeps a tensor that was not detached."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+    return value[1] if pair else value
 
 
 def _as_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a torch tensor
         value = value.detach().cpu()
         value = value.float().numpy() if value.is_floating_point() else value.numpy()
-    return np.asarray(value)
+    array = np.asarray(value)
+    # bfloat16 is no number to numpy.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns ``{key: array}`` of a .safetensors, .npz or torch file, or of a state dict.
+    """Returns ``{key: array}`` of a .safetensors, .npz, torch or Paddle file or of a state dict.
 
     Containers of trainers (``state_dict``, ``model``) are opened and the prefix ``module.`` of
-    parallel training is dropped.
+    parallel training is dropped, as is what is no array (Paddle's table of names).
 
     Raises:
-      UserError: no such file, an unknown kind of file, or nothing but other objects inside.
+      UserError: no such file, an unknown or damaged one, or nothing but other objects inside.
     """
-    what = "the state dict" if isinstance(source, Mapping) else str(source)
-    if isinstance(source, Mapping):
-        state: Any = source
-    else:
-        path = Path(source)
-        check(path.is_file(), f"there is no weight file {path}.")
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            try:
-                state = load_file(path)
-            except Exception as error:
-                raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
-        elif path.suffix == ".npz":
-            try:
-                with np.load(path, allow_pickle=False) as archive:
-                    state = dict(archive)
-            except (ValueError, OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path} is not a readable npz file ({error}).") from error
-        else:
-            known = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
-            check(path.suffix in TORCH_SUFFIXES, f"{path}: unknown suffix; readable: {known}.")
-            state = _read_torch(path)
+    memory = isinstance(source, Mapping)
+    what = "the state dict" if memory else str(source)
+    state = source if memory else _read_file(Path(source))
     check(
         isinstance(state, Mapping), f"{what} holds a {type(state).__name__}, not weights by name."
     )
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
+    values = {key: _unnamed(value) for key, value in state.items() if isinstance(key, str)}
     arrays = {
         key.removeprefix("module."): _as_array(value)
-        for key, value in state.items()
+        for key, value in values.items()
         if hasattr(value, "shape")
     }
     check(bool(arrays), f"{what} holds no weights.")
+    objects = [key for key, array in arrays.items() if array.dtype.hasobject]
+    check(not objects, f"{what} holds objects that are no numbers, the first in {objects[:1]}.")
     return arrays

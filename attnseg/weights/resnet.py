@@ -44,6 +44,8 @@ def _layout(name: str, stem: tuple[Rule, ...], pooled: bool) -> Layout:
         rules=(*stem, *BODY, *shortcut(conv)),
         prefix="backbone.",
         licence=TORCHVISION_LICENCE,
+        # Another kind of network may have the same names, or some of them.
+        fields={"stem": "plain" if stem is PLAIN_STEM else "deep", "pooled_shortcut": pooled},
     )
 
 

@@ -88,6 +88,7 @@ class Layout(NamedTuple):
       fields: fields of the part that the layout implies.
       epsilons: (regex of a parameter name, epsilon) of the part's LayerNorms, where sources of
         one network disagree; the first that is found counts.
+      images: how the source prepares images, where that is not ImageNet's normalisation of RGB.
       tables: (regex of a parameter name, ``(table, rows) -> table``) of position tables, whose
         first axis grows with the grid.
     """
@@ -100,6 +101,7 @@ class Layout(NamedTuple):
     licence: str = ""
     fields: Mapping[str, Any] = MappingProxyType({})
     epsilons: tuple[tuple[str, float], ...] = ()
+    images: str = ""
     tables: tuple[tuple[str, Callable[[Any, int], Any]], ...] = ()
 
 

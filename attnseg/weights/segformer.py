@@ -86,7 +86,7 @@ HF_HEAD = Layout(
 HF_CLASSIFIER = Layout(
     name="Hugging Face classifier",
     part=HEAD,
-    marks=("encoder.patch_embeddings.{s}.proj.weight", "classifier.weight"),
+    marks=("segformer.encoder.patch_embeddings.{s}.proj.weight", "classifier.weight"),
     rules=pair("classifier", "head/classifier"),
     licence=NVIDIA,
 )
@@ -136,7 +136,7 @@ HF5_HEAD = HF_HEAD._replace(
 
 HF5_CLASSIFIER = HF_CLASSIFIER._replace(
     name="transformers 5 classifier",
-    marks=("stages.{s}.patch_embeddings.proj.weight", "classifier.weight"),
+    marks=("segformer.stages.{s}.patch_embeddings.proj.weight", "classifier.weight"),
 )
 
 
@@ -267,6 +267,7 @@ MMSEG_HEAD = Layout(
         *pair("decode_head.conv_seg", "head/classifier", pointwise),
     ),
     licence=MMSEG_LICENCE,
+    fields={"stage_norm": True},
 )
 
 LAYOUTS = (

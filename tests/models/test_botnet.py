@@ -272,7 +272,7 @@ def test_table_of_botnet26t_is_complete_and_inverts():
     entry = KEYS["timm_botnet26t_256"]
     rng = np.random.default_rng(0)
     state = {k: np.float32(rng.normal(size=s)) for k, s in entry["keys"].items()}
-    (layout,) = layouts = recognise(state, LAYOUTS)
+    layout, _ = layouts = recognise(state, LAYOUTS)
     translated, unknown = translate(state, layouts)
     assert not unknown and layout is botnet.TIMM_26T
     backbone = BoTNet(**SIZES["botnet26t"])
@@ -290,7 +290,7 @@ def test_table_of_botnet26t_is_complete_and_inverts():
 
 def test_table_of_attention_in_a_torchvision_network_inverts():
     state = Golden("botnet50style_timm_w8").state()
-    (layout,) = layouts = recognise(state, LAYOUTS)
+    layout, _ = layouts = recognise(state, LAYOUTS)
     assert layout is botnet.TIMM
     back, left = untranslate(translate(state, layouts)[0], layouts)
     assert not left

@@ -1,0 +1,12 @@
+"""timm's botnet26t, arXiv:2101.11605: the classifier, or its features with SegFormer's decoder.
+
+python launch/main.py --config=configs/botnet26t.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | imagenet2012, see attnseg/recipe/imagenet.py
+"""
+
+from attnseg.recipe import imagenet
+
+
+def get_config(data="shapes"):
+    return imagenet.get_config("botnet26t", data, head="segformer", recipe=imagenet.sgd)

@@ -1,0 +1,12 @@
+"""MiT-B0, arXiv:2105.15203: the classifier, or its features with SegFormer's decoder.
+
+python launch/main.py --config=configs/mit_b0.py[:DATA]
+
+DATA: shapes (default) | camvid | camvid_full | imagenet2012, see attnseg/recipe/imagenet.py
+"""
+
+from attnseg.recipe import imagenet
+
+
+def get_config(data="shapes"):
+    return imagenet.get_config("mit_b0", data, head="segformer", recipe=imagenet.adamw)
