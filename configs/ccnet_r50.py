@@ -2,7 +2,7 @@
 
 python launch/main.py --config=configs/ccnet_r50.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | camvid_post | ade20k | cityscapes |
+DATA: shapes (default) | camvid | camvid_full | folder | camvid_post | ade20k | cityscapes |
 cityscapes_official, see attnseg/recipe/convolutional.py
 """
 

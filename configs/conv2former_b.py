@@ -2,7 +2,7 @@
 
 python launch/main.py --config=configs/conv2former_b.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | imagenet2012 | cifar10 | cifar10_post,
+DATA: shapes (default) | camvid | camvid_full | folder | imagenet2012 | cifar10 | cifar10_post,
 see attnseg/recipe/imagenet.py
 """
 

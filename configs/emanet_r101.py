@@ -2,7 +2,7 @@
 
 python launch/main.py --config=configs/emanet_r101.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | ade20k | cityscapes | cityscapes_official,
+DATA: shapes (default) | camvid | camvid_full | folder | ade20k | cityscapes | cityscapes_official,
 see attnseg/recipe/convolutional.py
 """
 

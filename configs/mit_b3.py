@@ -2,7 +2,8 @@
 
 python launch/main.py --config=configs/mit_b3.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | imagenet2012, see attnseg/recipe/imagenet.py
+DATA: shapes (default) | camvid | camvid_full | folder | imagenet2012 | cifar10 | cifar10_post,
+see attnseg/recipe/imagenet.py
 """
 
 from attnseg.recipe import imagenet

@@ -2,7 +2,7 @@
 
 python launch/main.py --config=configs/pair.py:MODEL@DATA
 
-e.g. configs/pair.py:mscan_t+segformer@camvid. DATA: shapes | camvid | camvid_full
+e.g. configs/pair.py:mscan_t+segformer@camvid. DATA: shapes | camvid | camvid_full | folder
 """
 
 from attnseg.recipe import pair
