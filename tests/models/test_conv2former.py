@@ -27,13 +27,6 @@ POST = dict(SIZES["conv2former_n_cifar"], widths=(8, 16, 32, 64), depths=(1, 2, 
 SMALL = dict(widths=(8, 8), depths=(1, 1), kernel=3, ratio=2, layer_scale=1.0)
 
 # FACTS, section 3: parameters at 1000 and at 10 classes.
-COUNTS = {
-    "conv2former_n": (14_992_840, 13_724_650),
-    "conv2former_t": (26_697_204, 25_429_014),
-    "conv2former_s": (50_032_692, 48_764_502),
-    "conv2former_b": (90_029_112, 88_760_922),
-    "conv2former_l": (198_893_736, 197_625_546),
-}
 
 
 def classifier(classes, fields, dtype=None):
@@ -76,12 +69,6 @@ def load(state):
     values, unknown = translate(state, recognise(state, LAYOUTS))
     assert not unknown
     return nested(values)
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_parameter_counts(name):
-    for classes, expected in zip((1000, 10), COUNTS[name], strict=True):
-        assert count(shapes(classifier(classes, SIZES[name]))["params"]) == expected
 
 
 @pytest.mark.parametrize(

@@ -201,24 +201,8 @@ def test_upernet_equals_the_plain_one(align_corners):
 
 
 # FACTS, section 8: ResNet-50 networks without and with the auxiliary head, at 19 classes.
-BACKBONE_PARAMETERS = 23_527_264
 AUXILIARY_PARAMETERS = 48_975_494 - 46_610_803
-COUNTS = {
-    "fcn": 47_133_043,
-    "psp": 46_610_803,
-    "aspp": 41_225_187,
-    "danet": 47_481_883,
-    "emanet": 39_985_267,
-    "nonlocal": 47_659_123,
-    "upernet": 64_050_547,
-}
 WIDE = features((256, 512, 1024, 2048), D8, size=(64, 96))
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_parameter_counts(name):
-    params = shapes(HEADS[name](19), WIDE)[1]["params"]
-    assert count(params) == COUNTS[name] - BACKBONE_PARAMETERS
 
 
 def test_parameter_count_of_the_auxiliary_head():

@@ -15,15 +15,7 @@ TINY = dict(widths=(8, 16, 24, 32), depths=(1, 2, 2, 1), heads=(1, 2, 3, 4))
 HF_RATIOS = dict(TINY, ratios=(4, 4, 3, 2))
 MMSEG_HEAD = dict(width=20, stage_norm=True)
 
-# FACTS, section 1: encoder-decoder parameters at 150 and at 19 classes.
-COUNTS = {
-    "segformer_b0": (3_752_694, 3_719_027),
-    "segformer_b1": (13_715_798, 13_682_131),
-    "segformer_b2": (27_461_974, 27_361_235),
-    "segformer_b3": (47_337_814, 47_237_075),
-    "segformer_b4": (64_108_374, 64_007_635),
-    "segformer_b5": (84_708_694, 84_607_955),
-}
+# Of variants; tests/models/test_counts.py has the named models.
 MMSEG_COUNTS = {"segformer_b0": 3_753_718, "segformer_b2": 24_761_686, "segformer_b5": 82_008_406}
 CLASSIFIER_COUNTS = {"mit_b0": 3_576_392, "mit_b5": 81_956_008}
 
@@ -36,12 +28,6 @@ def shapes(model, size=(64, 64)):
 def tiny(head=None, backbone=TINY, **kwargs):
     head = dict(width=20) if head is None else head
     return attnseg.create_model("segformer_b0", 7, backbone=backbone, head=head, **kwargs)
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_parameter_counts(name):
-    for classes, expected in zip((150, 19), COUNTS[name], strict=True):
-        assert count(shapes(attnseg.create_model(name, classes))["params"]) == expected
 
 
 def test_parameter_counts_of_variants():
@@ -247,4 +233,4 @@ def test_unknown_names_are_answered():
         attnseg.create_model("segformer_b0", 2, backbone=dict(heads=(1, 2, 7, 8)))
     assert attnseg.list_models("segformer*") == [f"segformer_b{i}" for i in range(6)]
     mit_segformer = attnseg.create_model("mit_b0+segformer", 150)
-    assert count(shapes(mit_segformer)["params"]) == COUNTS["segformer_b0"][0]
+    assert count(shapes(mit_segformer)["params"]) == 3_752_694

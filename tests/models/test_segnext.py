@@ -23,12 +23,6 @@ from attnseg.weights.load import LAYOUTS
 from attnseg.weights.rules import recognise, translate, untranslate
 
 # FACTS, section 2: encoder; encoder-decoder at 150, 19 and 171 classes; classifier of 1000.
-COUNTS = {
-    "t": (3_903_584, 4_263_414, 4_229_747, 4_268_811, 4_160_584),
-    "s": (13_450_176, 13_932_886, 13_899_219, 13_938_283, 13_963_176),
-    "b": (26_277_824, 27_636_310, 27_569_107, 27_647_083, 26_790_824),
-    "l": (44_636_864, 48_926_550, 48_792_275, 48_948_075, 45_149_864),
-}
 ATOL = 1e-5
 TINY = dict(widths=(8, 16, 24, 32), depths=(1, 2, 2, 1))
 TINY_HEAD = dict(num_classes=7, width=32, rank=5, groups=8)
@@ -50,16 +44,6 @@ def encoder(size):
 
 def head_shapes(size, classes):
     return shapes(attnseg.create_model(f"segnext_{size}", classes).head, encoder(size)[1])
-
-
-@pytest.mark.parametrize("size", COUNTS)
-def test_parameter_counts(size):
-    variables, features = encoder(size)
-    alone = count(variables["params"])
-    heads = [count(head_shapes(size, classes)["params"]) for classes in (150, 19, 171)]
-    head = attnseg.create_model(f"mscan_{size}", 1000).head
-    classifier = count(shapes(head, features)["params"])
-    assert (alone, *(alone + c for c in (*heads, classifier))) == COUNTS[size]
 
 
 def test_fields_that_no_count_shows():
