@@ -214,10 +214,14 @@ def test_the_task_adds_auxiliary_logits_by_their_own_mean(batch):
     objective = SegmentationLoss("ohem", ohem_keep=4, ohem_threshold=0.4)
     task = Segmentation(tuple("abcde"), IMAGENET, objective=objective, aux_weight=0.25)
     on_batch = {"label": labels, "mask": mask}
-    total, weight = floats(task.loss({"logits": logits, "aux": (-logits,)}, on_batch))
+    outputs = {"logits": logits, "branches": (), "aux": (-logits,)}
+    total, weight = floats(task.loss(outputs, on_batch))
     own, other = floats(objective(logits, labels, mask)), floats(objective(-logits, labels, mask))
     assert own[1] != other[1]
     assert total / weight == pytest.approx(own[0] / own[1] + 0.25 * other[0] / other[1])
+    # A decoder's own branches count as much as its main logits.
+    branched = floats(task.loss({**outputs, "branches": (-logits,)}, on_batch))
+    assert branched[0] / branched[1] == pytest.approx(own[0] / own[1] + 1.25 * other[0] / other[1])
     # Evaluation tells the cross-entropy, which does not depend on how examples are batched.
     counts = task.counts({"logits": logits, "aux": ()}, on_batch)
     assert float(counts["loss_sum"]) == pytest.approx(floats(cross_entropy(*batch))[0])
