@@ -150,7 +150,7 @@ def _from_text(path: pathlib.Path, text: str) -> list[_Entry]:
 def _from_json(path: pathlib.Path, text: str) -> list[_Entry]:
     try:
         listed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'"{path}" is no JSON ({error}); correct it, or use text.') from error
     check(isinstance(listed, list), f'"{path}" must hold a JSON list of classes.')
     return [_from_item(item, f'"{path}" entry {i}') for i, item in enumerate(listed)]

@@ -13,6 +13,11 @@ from attnseg.core.errors import UserError
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types in a PNG header
 _DAMAGED = "the {} cannot be decoded; is the file damaged?"
+MAX_PIXELS = 2**27  # of an image; 400 MB as RGB
+_TOO_LARGE = (
+    "the {} claims {}, more than the {:,} pixels that are read; cut it into tiles, or remove it if "
+    "it comes from a stranger."
+)
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -21,8 +26,9 @@ def decode_image(data: bytes) -> np.ndarray:
     The orientation tag is not obeyed: annotations are drawn on the stored pixels.
 
     Raises:
-      UserError: `data` is no image that can be read.
+      UserError: `data` is no image that can be read, or claims more than `MAX_PIXELS`.
     """
+    _check_size(data, "image")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = _decode(data, flags)
     if pixels is None:
@@ -36,7 +42,7 @@ def decode_label(data: bytes) -> np.ndarray:
     Palette PNGs give palette indices, greyscale ones of 1, 2 or 4 bits the values as stored.
 
     Raises:
-      UserError: `data` cannot be read, or has several channels.
+      UserError: `data` cannot be read, claims more than `MAX_PIXELS` or has several channels.
     """
     label = decode_mask(data)
     if label.ndim != 2:
@@ -51,8 +57,9 @@ def decode_mask(data: bytes) -> np.ndarray:
     """As `decode_label`, but annotations in colour give their RGB colours [h w 3], without alpha.
 
     Raises:
-      UserError: `data` cannot be read.
+      UserError: `data` cannot be read, or claims more than `MAX_PIXELS`.
     """
+    _check_size(data, "annotation")
     depth, colour = (data[24], data[25]) if _has_header(data) else (8, None)
     if colour == _PALETTE:  # OpenCV would answer with the palette's colours
         return _palette_indices(data)
@@ -66,6 +73,22 @@ def decode_mask(data: bytes) -> np.ndarray:
     return label
 
 
+def _check_size(data: bytes, what: str) -> None:
+    """Refuses what would not fit into memory by the size in its header, before it is decoded.
+
+    A few kilobytes of any format can stand for gigabytes of pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # reads the header only
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise UserError(_TOO_LARGE.format(what, "to be enormous", MAX_PIXELS)) from error
+    except Exception as error:  # readers of damaged headers raise anything
+        raise UserError(_DAMAGED.format(what)) from error
+    if width * height > MAX_PIXELS:
+        raise UserError(_TOO_LARGE.format(what, f"{width}x{height} pixels", MAX_PIXELS))
+
+
 def _has_header(data: bytes) -> bool:
     return data.startswith(_PNG_SIGNATURE) and len(data) > 25
 
@@ -73,7 +96,7 @@ def _has_header(data: bytes) -> bool:
 def _palette_indices(data: bytes) -> np.ndarray:
     try:
         return np.asarray(Image.open(io.BytesIO(data)), np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
+    except Exception as error:  # PIL raises anything for damaged files, SyntaxError among it
         raise UserError(_DAMAGED.format("annotation")) from error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attnseg.core.errors import UserError, check
+from attnseg.core.files import disk_reason
 from attnseg.core.mesh import start_processes
 
 OVERRIDE = "--config."
@@ -54,7 +55,7 @@ def run(
 ) -> None:
     """Calls ``function(options, configuration overrides)``; a `UserError` becomes one line.
 
-    Exits with status 2 on a `UserError`.
+    So does what a disk refuses that is full or cannot be written. Both exit with status 2.
     """
     try:
         rest, changes = split_overrides(sys.argv[1:] if arguments is None else arguments)
@@ -63,4 +64,11 @@ def run(
         function(options, changes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR) from None
+    except OSError as error:
+        reason = disk_reason(error)
+        if reason is None:
+            raise
+        file = error.filename or "a file"
+        print(f"error: {file} cannot be used: {reason[0]}; {reason[1]}.", file=sys.stderr)
         raise SystemExit(USAGE_ERROR) from None

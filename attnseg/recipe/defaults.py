@@ -156,6 +156,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Keys that must be at least this.
 MINIMA: dict[str, float] = {
+    "seed": 0,
     "data.batch_size": 1,
     "data.workers": 0,
     "data.prefetch": 1,

@@ -15,6 +15,7 @@ from attnseg.core.errors import UserError, check, did_you_mean
 from attnseg.data.randaugment import parse_randaugment
 from attnseg.data.transforms import check_scale_step
 from attnseg.recipe import defaults
+from attnseg.recipe.values import check_elements, check_numbers, fit
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -46,17 +47,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
         node = config
         for part in section.split(".") if section else []:
             node = node[part]
-        if isinstance(value, list):
-            value = tuple(value)
-        wanted = node.get_type(name)
-        if (wanted, type(value)) in ((float, int), (str, int), (str, float)):
-            value = wanted(value)
-        try:
-            node[name] = value
-        except TypeError as error:
-            raise UserError(
-                f"{key}={value!r} is a {type(value).__name__}, expected a {wanted.__name__}."
-            ) from error
+        node[name] = fit(key, value, node.get_type(name))
 
 
 def validate(config: ConfigDict) -> None:
@@ -66,10 +57,12 @@ def validate(config: ConfigDict) -> None:
       UserError: a value out of range.
     """
     values = leaves(config)
+    check_numbers(values)
     # None means something only where it is the default.
     usual = leaves(defaults.get_config("segformer_b0"))
     empty = [key for key, value in values.items() if value is None and usual.get(key) is not None]
     check(not empty, f"{', '.join(empty)} has no value; give one, or leave the key out.")
+    check_elements(config, values)
     for key, allowed in defaults.CHOICES.items():
         check(
             values[key] in allowed,
@@ -166,7 +159,9 @@ def from_dict(saved: dict[str, Any], changes: Mapping[str, Any] | None = None) -
     Raises:
       UserError: keys that this version does not know.
     """
-    config = defaults.get_config(saved["model"]["name"])
+    name = saved["model"]["name"]
+    check(isinstance(name, str), f"model.name={name!r} is no name of a model.")
+    config = defaults.get_config(name)
     config.lock()
     flat = {}
 

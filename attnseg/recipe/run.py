@@ -63,7 +63,7 @@ def _read_config(path: Path, changes: dict[str, Any] | None = None) -> ConfigDic
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         name = saved["model"]["name"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path} is not a configuration of attnseg; choose another --workdir."
         ) from error
@@ -253,7 +253,7 @@ def evaluate(
     _check_data(config, source, split, _silent)
     if weights is None:
         evaluation = assemble.build_evaluation(config, source)
-        step, state = _restore(evaluation, workdir, checkpoint)
+        step, state = _restore(evaluation, workdir, checkpoint, say)
     else:
         assemble.with_layout(config, say)
         evaluation = assemble.build_evaluation(config, source)
@@ -265,12 +265,14 @@ def evaluate(
     return {"step": step, **{f"{split}/{k}": v for k, v in scores.items()}}
 
 
-def _restore(evaluation: Evaluation, workdir: Path, checkpoint: str) -> tuple[int, TrainState]:
+def _restore(
+    evaluation: Evaluation, workdir: Path, checkpoint: str, say: Say
+) -> tuple[int, TrainState]:
     """The step and the state to evaluate, without the optimizer."""
     check((workdir / FOLDER).is_dir(), f"{workdir} has no {FOLDER}; train first.")
     checkpoints = Checkpoints(workdir, metric=evaluation.task.best)
     try:
-        step = checkpoints.find(checkpoint)
+        step = checkpoints.find(checkpoint, say)
         variables = jax.eval_shape(evaluation.init, jax.random.key(0))
         return step, checkpoints.restore_weights(step, variables, replicated(evaluation.mesh))
     finally:

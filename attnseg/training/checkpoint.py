@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,14 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from attnseg.core.errors import UserError, check
+from attnseg.core.files import check_writable, write_json
+from attnseg.training import step_folder
+from attnseg.training.catalogue import Catalogue, Say
 from attnseg.training.state import TrainState, weights_only
+from attnseg.training.stored_state import DamagedError, read_arrays, saved_shapes
+from attnseg.training.writer import Writer
 
+__all__ = ["FOLDER", "Checkpoints", "versions", "write_json"]
 FOLDER = "checkpoints"
 PACKAGES = ("attnseg", "jax", "flax", "optax", "orbax-checkpoint", "grain")
 
@@ -25,8 +32,10 @@ def versions() -> dict[str, str]:
 class Checkpoints:
     """The checkpoints of a run, `WORKDIR/checkpoints/STEP/`.
 
-    Each holds the item ``state`` (arrays) and the item ``meta`` (JSON: data position, best score,
-    configuration, label map, versions).
+    Each holds ``state`` (arrays, as Orbax writes them), ``meta`` (JSON: data position, best
+    score so far, configuration, label map, versions), ``metrics`` (JSON, where it was evaluated)
+    and ``MANIFEST.json`` with the checksum of each file. A checkpoint gets its name when all of
+    it is on the disk, and only then are older ones deleted.
 
     Args:
       workdir: folder of the run.
@@ -35,92 +44,171 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, metric: str = "miou"):
-        policy = ocp.checkpoint_managers
         self.metric = metric
         self.folder = Path(workdir).absolute() / FOLDER
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: metrics[metric],  # without it no metrics are stored
-                best_mode="max",
-                # `max_to_keep` with `best_fn` would delete the newest of a run that gets worse.
-                preservation_policy=policy.AnyPreservationPolicy(
-                    [
-                        policy.LatestN(keep),
-                        policy.BestN(
-                            get_metric_fn=lambda m: m[metric],
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                enable_async_checkpointing=True,
-            ),
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._catalogue = Catalogue(self.folder)
+        self._writer = Writer(self._catalogue, keep)
+        self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self._best: dict[str, Any] | None = None
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, None without any."""
-        return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """Step of the checkpoint with the best score; the newest if none was scored."""
-        scored = {}
-        for step in self._manager.all_steps():
-            metrics = self._manager.metrics(step)
-            if metrics:
-                scored[step] = metrics[self.metric]
-        return max(scored, key=lambda s: (scored[s], s)) if scored else self.latest_step()
-
-    def find(self, which: str) -> int:
-        """The step meant by "best", "latest" or a number.
+        """Step of the newest sound checkpoint, None without any.
 
         Raises:
-          UserError: it is not there.
+          UserError: there are checkpoints, and all are damaged.
         """
-        steps = self._manager.all_steps()
-        check(bool(steps), f"{self.folder} holds no complete checkpoint; train first.")
-        named = {"best": self.best_step, "latest": self.latest_step}
-        if which in named:
-            return named[which]()
-        check(
-            which.isdigit() and int(which) in steps,
-            f'there is no checkpoint "{which}" in {self.folder}; there are best, latest and '
-            f"{', '.join(map(str, sorted(steps)))}.",
-        )
-        return int(which)
+        self._writer.wait()
+        return max(self._catalogue.sound(), default=None)
+
+    def best_step(self) -> int | None:
+        """Step of the sound checkpoint with the best score; the newest if none was scored.
+
+        Raises:
+          UserError: there are checkpoints, and all are damaged.
+        """
+        self._writer.wait()
+        return self._catalogue.best_of(self._catalogue.sound(), self.metric)
+
+    def best_score(self) -> tuple[int, float] | None:
+        """Step and score of the best evaluation up to the state that was saved or restored last.
+
+        It is remembered when the checkpoint of that step is there no longer.
+        """
+        return (self._best["step"], self._best["value"]) if self._best else None
+
+    def find(self, which: str, say: Say | None = None) -> int:
+        """The step meant by "best", "latest" or a number.
+
+        Args:
+          say: takes a line for each damaged checkpoint that "best" or "latest" passes over, and
+            which is used instead; default the log.
+
+        Raises:
+          UserError: it is not there, or a number names a damaged one.
+        """
+        self._writer.wait()
+        return self._catalogue.find(which, self.metric, say)
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing `state` as the checkpoint of its step; returns before it is on disk."""
+        """Starts writing `state` as the checkpoint of its step; returns before it is on disk.
+
+        Raises:
+          UserError: the disk is full or cannot be written, now or when the last one was.
+        """
+        self._writer.wait()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self._catalogue.steps() and self._catalogue.verdict(step).damage is None:
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
-                meta=ocp.args.JsonSave({**meta, "versions": versions()}),
-            ),
-            metrics={self.metric: metrics[self.metric]} if self.metric in metrics else None,
-        )
+        value = float(metrics.get(self.metric, math.nan))
+        scored = math.isfinite(value)
+        if scored and (self._best is None or value >= self._best["value"]):
+            self._best = {"metric": self.metric, "step": step, "value": value}
+        meta = {**meta, "best": self._best}
+        meta |= {"versions": versions(), "format": step_folder.FORMAT}
+        self._writer.start(step, state, meta, self.metric, value if scored else None)
+
+    def check(self) -> None:
+        """Tells, without waiting, whether a save that was started has failed.
+
+        Raises:
+          UserError: the disk is full or cannot be written. Earlier checkpoints are intact.
+        """
+        self._writer.check()
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads.
+
+        Raises:
+          UserError: as `check`.
+        """
+        try:
+            self._writer.close()
+        finally:
+            self._reader.close()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The JSON part of a checkpoint."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            "meta"
-        ]
+        """The JSON part of a checkpoint.
+
+        Raises:
+          UserError: the checkpoint is damaged, or of a later release.
+        """
+        self._writer.wait()
+        return self._catalogue.meta(step)
+
+    def restore_newest(
+        self,
+        state: TrainState,
+        shardings: TrainState,
+        say: Say = print,
+        accept: Callable[[dict[str, Any]], None] = lambda meta: None,
+    ) -> TrainState | None:
+        """The state to go on from: that of the newest checkpoint that is sound.
+
+        Nothing on disk is changed before the first `save`, which sets damaged ones aside.
+
+        Args:
+          state, shardings: as for `restore`.
+          say: takes a line for each damaged or half-written one and for what is worth knowing.
+          accept: raises `UserError` if the run cannot go on from a checkpoint with this meta.
+
+        Returns:
+          None where the run has no checkpoint yet.
+
+        Raises:
+          UserError: none is sound, the newest sound one does not fit, or the folder cannot be
+            written.
+        """
+        self._writer.wait()
+        if jax.process_index() == 0:
+            check_writable(self.folder)
+        for path in step_folder.list_unfinished(self.folder):
+            if ".removed" not in path.name:
+                say(f"{path} was half-written when the run stopped and is not used")
+
+        def passed_over(line: str) -> None:
+            say(f"{line}; the next save sets it aside, with the ending .damaged")
+
+        for step in reversed(self._catalogue.sound(passed_over)):
+            meta = self._catalogue.meta(step)
+            accept(meta)
+            self._say_origin(step, meta, say)
+            try:
+                restored = self.restore(step, state, shardings)
+            except DamagedError:
+                continue
+            self._catalogue.sound(passed_over)
+            self._best = meta.get("best") or self._best_upto(step)
+            return restored
+        self._catalogue.sound(passed_over)
+        return None
+
+    def _best_upto(self, step: int) -> dict[str, Any] | None:
+        """What release 0.1.0 knew of the best score: that of the best checkpoint it kept."""
+        best = self._catalogue.best_of(
+            [s for s in self._catalogue.sound() if s <= step], self.metric
+        )
+        value = step_folder.read_score(self.folder / str(best), self.metric)
+        return None if value is None else {"metric": self.metric, "step": best, "value": value}
+
+    def _say_origin(self, step: int, meta: dict[str, Any], say: Say) -> None:
+        if not self._catalogue.verdict(step).verified:
+            say(f"checkpoint {step} was made before checksums were kept; it is not verified")
+        here, made = versions(), meta.get("versions", {})
+        other = [name for name, version in made.items() if version != here.get(name)]
+        if other:
+            say(
+                f"checkpoint {step} was made with {_listed(made, other)}; "
+                f"here {'is' if len(other) == 1 else 'are'} {_listed(here, other)}"
+            )
 
     def restore(self, step: int, state: TrainState, shardings: TrainState) -> TrainState:
-        """Reads the state of `step` onto `shardings`.
+        """Reads the state of `step` onto `shardings`, whatever devices it was saved from.
 
         Args:
           state: shapes and types to expect, as from `jax.eval_shape`.
 
         Raises:
-          UserError: the checkpoint does not fit `state`.
+          UserError: the checkpoint is damaged or does not fit `state`; names what differs.
         """
         target = jax.tree_util.tree_map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
@@ -135,10 +223,11 @@ class Checkpoints:
           sharding: where to put them.
 
         Raises:
-          UserError: the checkpoint does not fit the model.
+          UserError: the checkpoint is damaged or does not fit the model; names what differs.
         """
-        saved = self._manager.item_metadata(step)["state"]
-        averaged = isinstance(saved["ema_params"], dict)
+        with self._reading(step) as path:
+            saved = saved_shapes(self._reader, path)
+        averaged = any(name.startswith("ema_params/") for name in saved)
 
         def target(tree: Any) -> Any:
             return jax.tree_util.tree_map(
@@ -149,7 +238,7 @@ class Checkpoints:
             "ema_params" if averaged else "params": target(variables["params"]),
             "batch_stats": target(variables.get("batch_stats", {})),
         }
-        restored = self._read(step, wanted, partial_restore=True)
+        restored = self._read(step, wanted, partial=True)
         return weights_only(
             {
                 "params": restored["ema_params" if averaged else "params"],
@@ -157,30 +246,22 @@ class Checkpoints:
             }
         )
 
-    def _read(self, step: int, target: Any, partial_restore: bool = False) -> Any:
-        arguments = ocp.args.PyTreeRestore(
-            target,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-            partial_restore=partial_restore,
-        )
+    def _read(self, step: int, target: Any, partial: bool = False) -> Any:
+        with self._reading(step) as path:
+            verified = self._catalogue.verdict(step).verified
+            return read_arrays(self._reader, path, target, partial=partial, verified=verified)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[Path]:
+        """The folder of the arrays; remembers damage that shows only when they are read."""
+        self._writer.wait()
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise UserError(
-                f"{self.folder / str(step)} cannot be restored: it was saved with another model, "
-                "optimizer or train.ema, or is damaged. Use the configuration it was made with, "
-                f"another --workdir, or delete that step. ({type(error).__name__})"
-            ) from error
-
-    def close(self) -> None:
-        """Waits for the last save and releases the threads."""
-        self._manager.close()
+            yield self._catalogue.require_sound(step) / step_folder.STATE
+        except DamagedError as error:
+            self._catalogue.condemn(step, str(error))
+            why = self._catalogue.why(step)
+            raise DamagedError(f"checkpoint {step} is damaged: {why}.") from error
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+def _listed(of: dict[str, str], names: list[str]) -> str:
+    return ", ".join(f"{name} {of.get(name, 'missing')}" for name in names)

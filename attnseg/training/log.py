@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from attnseg.core.errors import UserError, check
+from attnseg.core.files import told
 
 FILE = "metrics.jsonl"
 EVENTS = "logs"
@@ -31,7 +33,7 @@ class MetricLog:
         dropped, since the run will log it again. None keeps everything.
 
     Raises:
-      UserError: metrics.jsonl is damaged before its last line.
+      UserError: metrics.jsonl is damaged before its last line, or cannot be written.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class MetricLog:
         if not active:
             return
         workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        _rewind(workdir / FILE, resume_step)
-        self._file = (workdir / FILE).open("a", encoding="utf-8")
+        self._what = f"{workdir / FILE} could not be written"
+        with told(self._what):
+            workdir.mkdir(parents=True, exist_ok=True)
+            _rewind(workdir / FILE, resume_step)
+            self._file = (workdir / FILE).open("a", encoding="utf-8")
         if tensorboard:
             self._events = _event_writer(workdir / EVENTS, resume_step)
 
@@ -62,8 +66,9 @@ class MetricLog:
         numbers = {f"{split}/{name}": float(value) for name, value in values.items()}
         record = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
         record = {"step": int(step), "split": split, **record}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with told(self._what):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in numbers.items():
                 self._events.add_scalar(name, value, int(step))
@@ -76,7 +81,8 @@ class MetricLog:
     def close(self) -> None:
         """Flushes and closes both files."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # `write` flushed, or has told
+                self._file.close()
         if self._events is not None:
             self._events.close()
 

@@ -107,20 +107,22 @@ def jit_train_step(job: Job, shardings: TrainState):
     )
 
 
-def _start(job: Job, checkpoints: Checkpoints, shardings: TrainState) -> TrainState:
-    """The newest checkpoint's state, or the initial one."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return initial_state(job, shardings)
-    saved = checkpoints.meta(step)
-    for name, value in (("seed", job.seed), ("batch_size", job.batch_size)):
-        # The data position is a number of batches: it means nothing for others.
-        check(
-            saved[name] == value,
-            f"the run in {checkpoints.folder.parent} was started with {name} {saved[name]}, not "
-            f"{value}; keep it, or choose another --workdir.",
-        )
-    return checkpoints.restore(step, abstract_state(job)[0], shardings)
+def _start(
+    job: Job, checkpoints: Checkpoints, shardings: TrainState, say: Callable[[str], None]
+) -> TrainState:
+    """The state of the newest sound checkpoint, or the initial one."""
+
+    def accept(saved: dict[str, Any]) -> None:
+        for name, value in (("seed", job.seed), ("batch_size", job.batch_size)):
+            # The data position is a number of batches: it means nothing for others.
+            check(
+                saved[name] == value,
+                f"the run in {checkpoints.folder.parent} was started with {name} {saved[name]}, "
+                f"not {value}; keep it, or choose another --workdir.",
+            )
+
+    state = checkpoints.restore_newest(abstract_state(job)[0], shardings, say, accept)
+    return initial_state(job, shardings) if state is None else state
 
 
 def _finite(metrics: dict[str, jax.Array], step: int) -> Scores:
@@ -168,7 +170,7 @@ def run(
     log = batches = None
     try:
         shardings = abstract_state(job)[1]
-        state = _start(job, checkpoints, shardings)
+        state = _start(job, checkpoints, shardings, say)
         step = start = int(state.step)
         if start:
             say(f"resumed from step {start} of {job.steps}")
@@ -200,6 +202,7 @@ def run(
             if logged and tally is not None:
                 values["skipped"] = len(tally.failed)
             if logged:
+                checkpoints.check()  # a disk that is full stops the run soon, not at the next save
                 say(progress.line(step, values, waited))
                 log.write(step, "train", values | progress.rates)
                 waited = 0.0
