@@ -84,6 +84,35 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of `mesh` that belong to this process, all along ``data``."""
+    mine = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    return mesh if len(mine) == mesh.size else make_mesh(devices=mine)
+
+
+def local_copy(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that several processes share, in full on each device of this one.
+
+    All processes of `mesh` must call it.
+    """
+    whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
+    mine = jax.tree_util.tree_map(lambda x: np.asarray(x.addressable_data(0)), whole)
+    return jax.device_put(mine, replicated(local_mesh(mesh)))
+
+
+def gather_bytes(content: bytes) -> list[bytes]:
+    """What each process gives, in the order of the processes; all must call it."""
+    if jax.process_count() == 1:
+        return [content]
+    from jax.experimental import multihost_utils
+
+    sizes = multihost_utils.process_allgather(np.array([len(content)], np.int32)).ravel()
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
 def start_processes() -> None:
     """Joins the processes of a multi-host job, when the environment describes one.
 

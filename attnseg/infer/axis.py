@@ -72,9 +72,12 @@ class Axis:
         return range(hit[0], hit[-1] + 1)
 
     def reach(self, grid: int, count: int) -> int:
-        """Neighbouring logits, of `grid` in a window, that `count` pixels are made of at most."""
+        """Neighbouring logits, of `grid` in a window, that `count` pixels are made of at most.
+
+        A multiple of 8 or all, so that images of many sizes share programs.
+        """
         pixels = math.ceil((count - 1) * self.source / self.target) + 3
-        return min(grid, math.ceil(pixels * grid / self.padded) + 2)
+        return min(grid, -(-(math.ceil(pixels * grid / self.padded) + 2) // 8) * 8)
 
     def weights(self, index: int, grid: int, first: int, count: int) -> np.ndarray:
         """What the logits of window `index` give to the pixels `first` ... of the result.

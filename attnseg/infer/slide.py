@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from attnseg.core.jitted import Jitted
 from attnseg.core.mesh import batch_sharding, make_mesh, replicated
 from attnseg.data.transforms import IMAGE_PADDING
 from attnseg.infer.axis import Axis
@@ -63,25 +64,14 @@ class Programs:
     ):
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.batch = batch
-        self.shapes: dict[str, set] = collections.defaultdict(set)  # what was compiled
-        everywhere = replicated(self.mesh)
-        self._network = jax.jit(self._counted("network", apply), out_shardings=everywhere)
-        self._add = jax.jit(self._counted("block", _add))
-        self._more = jax.jit(self._counted("average", _more), static_argnums=2)
+        self.network = Jitted(apply, out_shardings=replicated(self.mesh))
+        self.add = Jitted(_add)
+        self.add_view = Jitted(_add_view, static_argnums=2)
 
     @property
     def compiled(self) -> int:
         """Programs compiled so far."""
-        return sum(map(len, self.shapes.values()))
-
-    def _counted(self, name: str, function: Callable) -> Callable:
-        def traced(*args):
-            # Runs once for each combination of shapes, as compiling does.
-            arrays = jax.tree_util.tree_leaves(args[1:])
-            self.shapes[name].add(tuple(getattr(a, "shape", a) for a in arrays))
-            return function(*args)
-
-        return traced
+        return self.network.compiled + self.add.compiled + self.add_view.compiled
 
     def tile_count(self, windows: int) -> int:
         """Rows of the network's batch for an image of so many windows: a power of two, or all."""
@@ -94,27 +84,22 @@ class Programs:
     def logits(self, variables: Any, tiles: np.ndarray) -> jax.Array:
         """Of windows u8 [n h w 3], f32 [n h/s w/s k] on the first device."""
         on_device = jax.device_put(tiles, batch_sharding(self.mesh))
-        return self._network(variables, on_device).addressable_data(0)
-
-    def add(self, total, logits, index, rows: _Side, columns: _Side) -> jax.Array:
-        """Adds one window's share of a block to `total` [b c k]."""
-        at = (index, rows.first, columns.first)
-        return self._add(total, logits, at, rows.matrix, columns.matrix)
-
-    def add_view(self, total, logits, views: int) -> jax.Array:
-        """Adds the probabilities of one of so many views."""
-        return self._more(total, logits, views)
+        return self.network(variables, on_device).addressable_data(0)
 
 
 def _add(total, logits, at, rows, columns):
-    """total [b c k] + rows [b p] logits [p q k] columns [c q]^T, at a place of [n h w k]."""
+    """Adds a window's share of a block: total [b c k] + rows [b p] logits [p q k] columns [c q]^T.
+
+    `at` is the place of the p x q logits in the batch [n h w k].
+    """
     sizes = (1, rows.shape[1], columns.shape[1], logits.shape[-1])
     part = jax.lax.dynamic_slice(logits, (*at, 0), sizes)[0].astype(jnp.float32)
     wide = jnp.einsum("cq,pqk->pck", columns, part, precision="highest")
     return total + jnp.einsum("bp,pck->bck", rows, wide, precision="highest")
 
 
-def _more(total, logits, views):
+def _add_view(total, logits, views):
+    """Adds the probabilities of one of so many views."""
     return total + jax.nn.softmax(logits) / views
 
 
@@ -187,7 +172,8 @@ class _Windows:
                 columns = _side(self.columns, j, width, left, shape[1], mirror)
                 if total is None:
                     total = np.zeros((*shape, k), np.float32)
-                total = self._programs.add(total, logits, index, rows, columns)
+                at = (index, rows.first, columns.first)
+                total = self._programs.add(total, logits, at, rows.matrix, columns.matrix)
         return total
 
 

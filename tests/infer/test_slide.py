@@ -17,7 +17,6 @@ K, STRIDE = 5, 4
 
 def network(weights, images):
     """Logits at a quarter of the size that depend on place in the window and on neighbours."""
-    n, h, w, _ = images.shape
     x = images.astype(jnp.float32) / 255
     x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 8, 8, 1), (1, STRIDE, STRIDE, 1), "SAME")
     gh, gw = x.shape[1:3]
@@ -161,7 +160,7 @@ def test_devices_share_the_windows(programs):
     shared = Programs(network, make_mesh(devices=jax.devices()[:4]), batch=3)
     one, four = (by_blocks(p, image, views) for p in (programs, shared))
     np.testing.assert_allclose(one, four, atol=1e-6)
-    assert {shapes[0][0] for shapes in shared.shapes["network"]} == {4}
+    assert [shapes[-1] for shapes in shared.network.shapes] == [(4, 32, 40, 3)]
 
 
 def test_buckets_fill_up_and_share_programs():
@@ -175,7 +174,7 @@ def test_buckets_fill_up_and_share_programs():
         logits = np.asarray(network(WEIGHTS, filled[None]))[0]
         expected = resized(logits, (64, 64))[: size[0], : size[1]]
         np.testing.assert_allclose(by_blocks(programs, image, views), expected, atol=2e-5)
-    assert len(programs.shapes["network"]) == 1
+    assert programs.network.compiled == 1
     # With a block of 32x32 for all of them, and places that are numbers to the program.
     assert programs.compiled <= 4
 
