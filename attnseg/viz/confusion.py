@@ -38,18 +38,20 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | P
         shares = np.where(labelled > 0, matrix / labelled, np.nan)
     cell = 0.42 if k <= WITH_NUMBERS else max(0.14, 0.42 * WITH_NUMBERS / k)
     size = 7.0 if k <= WITH_NUMBERS else min(9.0, 65 * cell)  # of the names, in points
-    longest = max(map(len, class_names))
-    margin = 0.55 * size / 72 * longest + 0.6
+    large = k > 2 * WITH_NUMBERS
+    margin = 0.55 * size / 72 * max(map(len, class_names)) * (1 + large) + 0.6
     figure = figure_of(cell * k + margin + 1.0, cell * k + margin + 0.4)
     axes = figure.add_subplot()
     _draw(figure, axes, shares)
     names = list(class_names)
     axes.set_xticks(range(k), names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(range(k), names, fontsize=size, parse_math=False)
-    axes.tick_params(length=0)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")
-    axes.set_title("Share of each label's pixels, by prediction", loc="left", fontsize=11)
+    # On a large picture names are far from the cells on the other side.
+    axes.tick_params(length=0, labeltop=large, labelright=large)
+    axes.set_xlabel("prediction", fontsize=26 if large else 10)
+    axes.set_ylabel("label", fontsize=26 if large else 10)
+    title = "Share of each label's pixels, by prediction"
+    axes.set_title(title, loc="left", fontsize=26 if large else 11)
     if k <= WITH_NUMBERS:
         _write_shares(axes, shares)
     save_figure(figure, path)
@@ -69,9 +71,10 @@ def _draw(figure, axes, shares: np.ndarray) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     # As tall as a few rows, however many there are: the scale is no part of the picture's size.
-    bar = figure.colorbar(image, ax=axes, shrink=0.6 if k <= WITH_NUMBERS else 0.3, aspect=25)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6 if k <= WITH_NUMBERS else 0.4, aspect=25)
     marks = (0, 1, 5, 20, 50, 100)
     bar.set_ticks([mark / 100 for mark in marks], labels=[f"{mark} %" for mark in marks])
+    bar.ax.tick_params(labelsize=8 if k <= 2 * WITH_NUMBERS else 18)
     bar.outline.set_visible(False)
 
 

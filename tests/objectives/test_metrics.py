@@ -56,6 +56,7 @@ def test_summary_equals_numpy_loop(maps):
     assert summary == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_summary_equals_scikit_learn(maps):
     metrics = pytest.importorskip("sklearn.metrics")
     labels, predictions = maps

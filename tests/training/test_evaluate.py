@@ -5,10 +5,12 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+import attnseg
 from attnseg.core.errors import UserError
 from attnseg.core.mesh import make_mesh
 from attnseg.infer import Views, label_map
@@ -46,15 +48,22 @@ def source():
     return Mixed(assemble.open_split(tiny.config(), "val"))
 
 
+def network(params, batch_stats, images):
+    """Logits at a quarter of the size, of surroundings and of the place in the window."""
+    x = jax.lax.reduce_window(images, 0.0, jax.lax.add, (1, 8, 8, 1), (1, 4, 4, 1), "SAME")
+    place = jnp.linspace(-1, 1, x.shape[1])[:, None] * jnp.linspace(0, 3, x.shape[2])
+    logits = x @ params["weights"] + place[None, ..., None] * jnp.arange(8)
+    return {"logits": logits, "aux": ()}
+
+
 @pytest.fixture(scope="module")
 def state():
-    evaluation = assemble.build_evaluation(tiny.config(), [0])
-    variables = jax.jit(evaluation.init)(jax.random.key(0))
-    # At random all pixels get one class: stir the classifier.
-    kernel = variables["params"]["head"]["classifier"]["kernel"]
-    noise = 3 * jax.random.normal(jax.random.key(1), kernel.shape)
-    variables["params"]["head"]["classifier"]["kernel"] = noise
-    return jax.device_get(weights_only(variables))
+    return weights_only({"params": {"weights": jax.random.normal(jax.random.key(0), (3, 8))}})
+
+
+def build(source, **changes):
+    evaluation = assemble.build_evaluation(tiny.config(**changes), source)
+    return dataclasses.replace(evaluation, apply=network)
 
 
 def one_device(evaluation):
@@ -67,7 +76,7 @@ def scores_of(evaluation, state):
 
 @pytest.fixture(scope="module")
 def evaluation(source):
-    return one_device(assemble.build_evaluation(tiny.config(eval__batch_size=2), source))
+    return one_device(build(source, eval__batch_size=2))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +86,7 @@ def whole(evaluation, state):
 
 @pytest.fixture(scope="module")
 def slide_evaluation(source):
-    return one_device(assemble.build_evaluation(tiny.config(eval__batch_size=4, **SLIDE), source))
+    return one_device(build(source, eval__batch_size=4, **SLIDE))
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +144,14 @@ def test_scores_are_those_of_the_label_maps(slide_evaluation, slide, source, sta
 
 def test_devices_change_nothing(source, state, slide, whole):
     for changes, expected in ((SLIDE, slide), ({}, whole)):
-        shared = assemble.build_evaluation(tiny.config(eval__batch_size=4, **changes), source)
+        shared = build(source, eval__batch_size=4, **changes)
         assert shared.mesh.size == 4
         near(scores_of(shared, state), expected)
 
 
 def test_several_views_are_scored(evaluation, state, source):
-    config = tiny.config(**{"eval.scales": (0.75, 1.0), "eval.flip": True, "eval.bucket": 32})
-    two = one_device(assemble.build_evaluation(config, Subset(source, (0, 1))))
+    changes = {"eval.scales": (0.75, 1.0), "eval.flip": True, "eval.bucket": 32}
+    two = one_device(build(Subset(source, (0, 1)), **changes))
     assert two.views.count == 4
     scores = scores_of(two, state)
     assert 0 < scores["loss"] < 10 and scores.confusion.sum() == sum(
@@ -178,6 +187,29 @@ def test_the_report(slide_evaluation, slide, tmp_path):
     table = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
     assert [int(x) for x in table[2][1:]] == slide.confusion[1].tolist()
     assert (tmp_path / "figures" / "confusion.png").stat().st_size > 10_000
+
+
+def test_training_evaluates_in_windows(tmp_path):
+    """With the settings of `test_resume`, which compiles the same step."""
+    training = {"train.ema": 0.9, "model.backbone.drop_path": 0.2, "train.steps": 6}
+    often = {"eval.every": 4, "checkpoint.every": 2, "eval.overlays": 1, "log.every": 1}
+    changes = {**SLIDE, **training, **often, "eval.batch_size": 4}
+    said = []
+    scores = attnseg.train(tiny.config(**changes), tmp_path, say=said.append)
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["evaluation"]["mode"] == "slide" and record["seconds"] > 0
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 161
+    assert (tmp_path / "figures" / "overlay_0.png").exists()
+    assert (tmp_path / "figures" / "confusion.png").exists()
+    # The same from the checkpoint, and other numbers in another way.
+    again = attnseg.evaluate(tmp_path, checkpoint="latest", say=said.append)
+    assert again["val/loss"] == pytest.approx(scores["val/loss"], rel=1e-5)
+    assert again["val/miou"] == pytest.approx(scores["val/miou"], abs=1e-3)
+    assert "3 programs compiled" in said and (tmp_path / "evaluation/val/scores.csv").exists()
+    whole = {"eval.mode": "whole"}
+    other = attnseg.evaluate(tmp_path, checkpoint="latest", changes=whole, output=tmp_path / "w")
+    assert other["val/loss"] != scores["val/loss"]
+    assert json.loads((tmp_path / "w" / "results.json").read_text())["evaluation"]["programs"] == 1
 
 
 def test_what_does_not_go_together_is_said(source):
