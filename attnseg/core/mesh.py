@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnseg.core.errors import check
+from attnseg.core.gather import meet
 
 DATA, FSDP = "data", "fsdp"
 
@@ -95,22 +96,10 @@ def local_copy(tree: Any, mesh: Mesh) -> Any:
 
     All processes of `mesh` must call it.
     """
+    meet()
     whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
     mine = jax.tree_util.tree_map(lambda x: np.asarray(x.addressable_data(0)), whole)
     return jax.device_put(mine, replicated(local_mesh(mesh)))
-
-
-def gather_bytes(content: bytes) -> list[bytes]:
-    """What each process gives, in the order of the processes; all must call it."""
-    if jax.process_count() == 1:
-        return [content]
-    from jax.experimental import multihost_utils
-
-    sizes = multihost_utils.process_allgather(np.array([len(content)], np.int32)).ravel()
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(content)] = np.frombuffer(content, np.uint8)
-    rows = multihost_utils.process_allgather(padded)
-    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
 def start_processes() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from attnseg.core.mesh import gather_bytes
+from attnseg.core.gather import gather
 from attnseg.core.types import Counts
 from attnseg.objectives import class_scores
 
@@ -75,7 +75,7 @@ class Tally:
     def gathered(self) -> Tally:
         """The tally of all processes, which all must call this."""
         total = Tally()
-        for content in gather_bytes(self._to_json().encode()):
+        for content in gather(self._to_json()):
             total._add_json(json.loads(content))
         return total
 
