@@ -40,7 +40,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14"],
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14", "scikit-learn>=1.5"],
         "torch": ["torch>=2.6"],  # reads .pth and .bin weight files
         "prepare": ["tensorflow-cpu>=2.18"],  # only to prepare stock TFDS data sets
         "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "jupyterlab>=4.3"],

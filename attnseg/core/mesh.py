@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnseg.core.errors import check
+from attnseg.core.gather import meet
 
 DATA, FSDP = "data", "fsdp"
 
@@ -82,6 +83,23 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Turns this process's rows of a batch into global arrays split over the mesh."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of `mesh` that belong to this process, all along ``data``."""
+    mine = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    return mesh if len(mine) == mesh.size else make_mesh(devices=mine)
+
+
+def local_copy(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that several processes share, in full on each device of this one.
+
+    All processes of `mesh` must call it.
+    """
+    meet()
+    whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
+    mine = jax.tree_util.tree_map(lambda x: np.asarray(x.addressable_data(0)), whole)
+    return jax.device_put(mine, replicated(local_mesh(mesh)))
 
 
 def start_processes() -> None:

@@ -7,7 +7,13 @@ from attnseg.data.folder_source import NAME as FOLDER
 from attnseg.data.folder_source import Folder
 from attnseg.data.info import DatasetInfo, colour_map, map_labels
 from attnseg.data.labels import LabelReport, scan_labels
-from attnseg.data.loader import TrainBatches, eval_batches, steps_per_epoch, train_batches
+from attnseg.data.loader import (
+    TrainBatches,
+    eval_batches,
+    eval_examples,
+    steps_per_epoch,
+    train_batches,
+)
 from attnseg.data.randaugment import RandAugment, parse_randaugment
 from attnseg.data.sources import Source, open_source, prepared_folder
 from attnseg.data.transforms import EvalResize, RandomGeometry, fit_scale
@@ -28,6 +34,7 @@ __all__ = [
     "TrainBatches",
     "colour_map",
     "eval_batches",
+    "eval_examples",
     "fit_scale",
     "map_labels",
     "open_source",

@@ -165,6 +165,20 @@ def eval_batches(
         yield _filled(group, rows, shape)
 
 
+def eval_examples(source: Source, max_skipped: int | None = None) -> Iterator[Example]:
+    """Yields every example once and as it is, one read ahead: for images of any size.
+
+    Args:
+      source: examples by index.
+      max_skipped: records that may turn out unreadable, which are then left out; None: none.
+    """
+    return _eval_examples(source, _as_it_is, slice(None), max_skipped, threads=1, ahead=1)
+
+
+def _as_it_is(example: Example) -> Example:
+    return example
+
+
 def _local_rows(source: Source, batch_size: int, process_count: int) -> int:
     check(len(source) > 0, f"{source!r} has no examples.")
     check(
@@ -184,6 +198,8 @@ def _eval_examples(
     transform: Callable[[Example], Example],
     share: slice,
     max_skipped: int | None,
+    threads: int = EVAL_THREADS,
+    ahead: int = 4 * EVAL_THREADS,
 ) -> Iterator[Example]:
     if not range(len(source))[share]:
         return
@@ -191,8 +207,8 @@ def _eval_examples(
     records = source if tally is None else Attempts(source)
     dataset = grain.MapDataset.source(records)[share]
     dataset = dataset.map(lambda example: transform(example) if IMAGE in example else example)
-    ahead = grain.ReadOptions(num_threads=EVAL_THREADS, prefetch_buffer_size=4 * EVAL_THREADS)
-    iterator = iter(dataset.to_iter_dataset(ahead))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    iterator = iter(dataset.to_iter_dataset(options))
     try:
         for example in iterator:
             if tally is not None and IMAGE not in example:

@@ -162,20 +162,29 @@ class RandomGeometry:
 class EvalResize:
     """Fits the image into `resize` (h, w), or stretches it to that; the label keeps its own size.
 
-    None leaves the image as it is.
+    None leaves the image as it is. Either way the sides are then stretched up to the next
+    multiples of `multiple` (SegFormer's and SegNeXt's test on ADE20K: 32); 1 stretches nothing.
     """
 
     resize: tuple[int, int] | None = None
     keep_ratio: bool = True
+    multiple: int = 1
 
     def __call__(self, example: Example) -> Example:
         """Returns the example with image u8 [h' w' 3]; everything else is as it was."""
-        size = example[IMAGE].shape[:2]
-        scaled = _scaled(size, self.resize, self.keep_ratio)
-        if scaled == size:
-            return example
-        image = cv2.resize(example[IMAGE], scaled[::-1], interpolation=cv2.INTER_LINEAR)
-        return example | {IMAGE: image}
+        return example | {IMAGE: self.resized(example[IMAGE])}
+
+    def fitted(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+        """(h, w) of an image of `size` after fitting, times `scale`."""
+        scaled = _scaled(size, self.resize, self.keep_ratio, scale)
+        return tuple(-(-side // self.multiple) * self.multiple for side in scaled)
+
+    def resized(self, image: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """u8 [h w 3] after fitting, times `scale`, in one resampling; `image` where it fits."""
+        scaled = self.fitted(image.shape[:2], scale)
+        if scaled == image.shape[:2]:
+            return image
+        return cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _source_matrix(size, scaled, rows, cols) -> np.ndarray:

@@ -1,12 +1,20 @@
 """What a model is trained for and judged by; every function returns sums, never means."""
 
+from attnseg.objectives.boundary import boundary_counts, boundary_summary
 from attnseg.objectives.losses import (
     cross_entropy,
     focal,
     ohem,
     valid_mask,
 )
-from attnseg.objectives.metrics import ABSENT_POLICY, Confusion, accuracy_counts, confusion
+from attnseg.objectives.metrics import (
+    ABSENT_POLICY,
+    Confusion,
+    accuracy_counts,
+    class_scores,
+    confusion,
+    count_pairs,
+)
 from attnseg.objectives.regions import dice, lovasz_softmax
 from attnseg.objectives.segmentation import SegmentationLoss, rescaled
 from attnseg.objectives.soft_targets import soft_cross_entropy
@@ -16,7 +24,11 @@ __all__ = [
     "Confusion",
     "SegmentationLoss",
     "accuracy_counts",
+    "boundary_counts",
+    "boundary_summary",
+    "class_scores",
     "confusion",
+    "count_pairs",
     "cross_entropy",
     "dice",
     "focal",

@@ -15,10 +15,12 @@ from ml_collections import ConfigDict
 from attnseg import data
 from attnseg.core.errors import check, lookup
 from attnseg.core.mesh import check_batch_size, make_mesh
-from attnseg.core.types import Batch
+from attnseg.core.types import Batch, Example
 from attnseg.models import zoo
 from attnseg.objectives import SegmentationLoss
 from attnseg.recipe.load import to_dict
+from attnseg.recipe.subset import Subset
+from attnseg.recipe.views import eval_views, is_plain
 from attnseg.tasks.classification import Classification
 from attnseg.tasks.segmentation import Segmentation
 from attnseg.training.evaluate import Evaluation
@@ -151,7 +153,7 @@ def eval_transform(config: ConfigDict) -> data.EvalResize | data.CentreCrop:
             share=config.eval.crop_pct,
             interpolation=config.augment.interpolation,
         )
-    return data.EvalResize(config.eval.resize, config.data.keep_ratio)
+    return eval_views(config).fit
 
 
 def train_batches(config: ConfigDict, source: data.Source, start_step: int) -> Iterator[Batch]:
@@ -171,15 +173,31 @@ def train_batches(config: ConfigDict, source: data.Source, start_step: int) -> I
 
 
 def eval_batches(config: ConfigDict, source: data.Source, mesh: Mesh) -> Iterator[Batch]:
-    """Every example of `source` once, in batches padded to a size the devices can share."""
+    """This process's examples of `source`, in batches padded to a size its devices can share."""
+    share = _share(source)
+    if not len(share):
+        return iter(())
+    rows = -(-config.eval.batch_size // mesh.size) * mesh.size
     return data.eval_batches(
-        source,
+        share,
         transform=eval_transform(config),
-        batch_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        batch_size=rows // jax.process_count(),
         max_skipped=max_skipped(config),
     )
+
+
+def eval_examples(config: ConfigDict, source: data.Source) -> Iterator[Example]:
+    """This process's examples of `source` as they are, one after the other."""
+    return data.eval_examples(_share(source), max_skipped(config))
+
+
+def _share(source: data.Source) -> data.Source:
+    """What this process evaluates: every so many-th example."""
+    count = jax.process_count()
+    check(len(source) > 0, f"{source!r} has no examples.")
+    if count == 1:
+        return source
+    return Subset(source, range(jax.process_index(), len(source), count))
 
 
 def training_steps(config: ConfigDict, source: data.Source) -> int:
@@ -236,12 +254,23 @@ def build_evaluation(config: ConfigDict, source: data.Source) -> Evaluation:
     """What evaluating on `source` needs."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     model = build_model(config)
+    views, masks = eval_views(config), dataset_info(config).task == "segmentation"
+    plain = is_plain(views)
+    check(
+        masks or plain,
+        "eval.mode, eval.scales, eval.flip and eval.bucket are of segmentation; "
+        f"{config.data.name} is a classification data set: leave them out.",
+    )
     return Evaluation(
         init=init_function(config, model),
         apply=apply_functions(model)[1],
         task=build_task(config),
         batches=functools.partial(eval_batches, config, source, mesh),
         mesh=mesh,
+        views=None if plain else views,
+        examples=functools.partial(eval_examples, config, source),
+        windows=config.eval.batch_size,
+        boundary=config.eval.boundary if masks else 0.0,
     )
 
 

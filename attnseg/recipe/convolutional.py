@@ -8,7 +8,8 @@ DATA                 what                                              start
 cityscapes           80k steps of 8, crop 512x1024                     --config.init.weights=FILE
 ade20k               160k steps of 16, crop 512                        the same
 cityscapes_official  CCNet's own code: 60k steps of 8, crop 769,       the same
-                     scale 0.7, 0.8 ... 2.1, rate down to 0; its hard
+                     scale 0.7, 0.8 ... 2.1, rate down to 0, evaluated in
+                     windows of 769 every 513 pixels; its hard
                      example mining: --config.loss.name=ohem
 camvid_post          CCNet alone, network and recipe of the post:      random
                      CamVid's 31 classes at 224x224, 100 epochs
@@ -67,6 +68,8 @@ def cityscapes_official(c: ConfigDict) -> None:
     c.schedule.end_lr = 0.0
     c.loss.normalise = "valid"
     c.eval.batch_size = 1
+    c.eval.mode = "slide"
+    c.eval.window, c.eval.stride = (769, 769), (513, 513)
 
 
 def camvid_post(c: ConfigDict) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from attnseg.data.classification_transforms import INTERPOLATIONS
+from attnseg.infer import MODES
 from attnseg.models import zoo
 from attnseg.objectives.losses import NORMALISE
 from attnseg.objectives.segmentation import PIXEL_LOSSES, REGION_LOSSES
@@ -125,9 +126,16 @@ def get_config(model: str) -> ConfigDict:
     c.eval = ConfigDict()
     c.eval.every = 4000  # steps
     c.eval.split = "val"  # evaluated during training
-    c.eval.batch_size = 16  # rounded up to a multiple of the devices
-    c.eval.mode = "whole"  # whole: the image in one piece
+    c.eval.batch_size = 16  # images, or windows, at once; rounded up to a multiple of the devices
+    c.eval.mode = "whole"  # whole: the image in one piece | slide: in windows
+    c.eval.window = placeholder(tuple)  # of slide: (h, w) of a window; None: data.crop
+    c.eval.stride = placeholder(tuple)  # of slide: (h, w) to the next; None: 2/3 of the window
+    c.eval.scales = (1.0,)  # sizes of the image whose probabilities are averaged
+    c.eval.flip = False  # average over each size's mirror image too
     c.eval.resize = placeholder(tuple)  # (h, w) the image is fitted into; labels keep their size
+    c.eval.multiple = 1  # sides are stretched up to multiples of this, after `resize`
+    c.eval.bucket = 1  # sides are filled up to multiples of this, so that sizes share programs
+    c.eval.boundary = 0.02  # distance of boundary IoU as a share of the diagonal; 0: none
     c.eval.crop_pct = 0.875  # of classification: side of the central crop by shorter side
     c.eval.overlays = 4  # pictures drawn after each evaluation
 
@@ -152,7 +160,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "optim.name": OPTIMIZERS,
     "schedule.name": SCHEDULES,
     "data.on_error": ("raise", "skip"),
-    "eval.mode": ("whole",),
+    "eval.mode": MODES,
 }
 # Keys that must be at least this.
 MINIMA: dict[str, float] = {
@@ -179,6 +187,8 @@ MINIMA: dict[str, float] = {
     "train.accumulate": 1,
     "eval.every": 1,
     "eval.batch_size": 1,
+    "eval.multiple": 1,
+    "eval.bucket": 1,
     "mesh.fsdp": 1,
     "schedule.warmup_ratio": 0.0,
     "schedule.end_lr": 0.0,
@@ -193,6 +203,7 @@ SHARES = (
     "augment.erasing",
     "augment.switch",
     "eval.crop_pct",
+    "eval.boundary",
     "data.flip",
     "data.flip_vertical",
     "data.cat_max_ratio",

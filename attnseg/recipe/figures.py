@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,27 +11,14 @@ from ml_collections import ConfigDict
 from attnseg import data
 from attnseg.core.types import ID, IMAGE, LABEL
 from attnseg.recipe import assemble
-from attnseg.training.evaluate import jit_predict_step, predict_examples
+from attnseg.recipe.subset import Subset
+from attnseg.training.evaluate import jit_predict_step, predict_examples, predict_views
 from attnseg.training.log import FILE, MetricLog, read_metrics
 from attnseg.training.loop import Job
 from attnseg.training.state import TrainState
 from attnseg.viz import comparison, plot_class_scores, plot_curves, save_png
 
 FOLDER = "figures"
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """Some examples of a source."""
-
-    source: data.Source
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.source[self.indices[index]]
 
 
 class Overlays:
@@ -53,11 +39,7 @@ class Overlays:
         if not len(self._examples) or jax.process_count() > 1:
             return
         info = assemble.dataset_info(self._config)
-        predictions = {}
-        mesh = self._job.evaluation.mesh
-        for batch in assemble.eval_batches(self._config, self._examples, mesh):
-            rows = predict_examples(self._predict, state, batch, mesh)
-            predictions |= dict(zip(batch[ID], rows, strict=False))
+        predictions = self._predictions(state)
         for index in range(len(self._examples)):
             example = self._examples[index]
             picture = comparison(
@@ -69,6 +51,18 @@ class Overlays:
             )
             save_png(self._folder / f"overlay_{index}.png", picture)
             log.image(step, f"{self._job.split}/overlay_{index}", picture)
+
+    def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Label maps by id, made in the way that is evaluated."""
+        evaluation, examples = self._job.evaluation, self._examples
+        if evaluation.views is not None:
+            picked = (examples[index] for index in range(len(examples)))
+            return {e[ID]: predict_views(evaluation, state, e) for e in picked}
+        found = {}
+        for batch in assemble.eval_batches(self._config, examples, evaluation.mesh):
+            rows = predict_examples(self._predict, state, batch, evaluation.mesh)
+            found |= dict(zip(batch[ID], rows, strict=False))
+        return found
 
 
 def draw_figures(

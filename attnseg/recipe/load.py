@@ -16,6 +16,7 @@ from attnseg.data.randaugment import parse_randaugment
 from attnseg.data.transforms import check_scale_step
 from attnseg.recipe import defaults
 from attnseg.recipe.values import check_elements, check_numbers, fit
+from attnseg.recipe.views import eval_views
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -73,13 +74,17 @@ def validate(config: ConfigDict) -> None:
         check(values[key] >= least, f"{key}={values[key]} is too small; use at least {least:g}.")
     for key in defaults.SHARES:
         check(0 <= values[key] <= 1, f"{key}={values[key]} is not a share; use 0 to 1.")
-    for key in ("data.crop", "data.resize", "eval.resize"):
+    for key in ("data.crop", "data.resize", "eval.resize", "eval.window", "eval.stride"):
         size = values[key]
         if size is not None:
             ok = len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
             check(ok, f"{key}={size} is not a size; use two positive integers (height, width).")
     for key in ("data.scale", "augment.rrc_scale", "augment.rrc_ratio"):
         _check_range(key, values[key])
+    scales = values["eval.scales"]
+    ok = len(scales) > 0 and all(_is_number(scale) and scale > 0 for scale in scales)
+    check(ok, f"eval.scales={scales} are not factors; use positive numbers, (1.0,) for none.")
+    eval_views(config)
     check_scale_step(values["data.scale"], values["data.scale_step"])
     check(
         values["augment.rrc_scale"][1] <= 1,

@@ -19,6 +19,7 @@ from attnseg.core.types import SIZE
 from attnseg.recipe import assemble
 from attnseg.recipe.figures import Overlays, draw_figures
 from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
+from attnseg.recipe.report import RESULTS, write_report
 from attnseg.training import loop
 from attnseg.training.checkpoint import FOLDER, Checkpoints, write_json
 from attnseg.training.evaluate import Evaluation, jit_eval_step
@@ -27,7 +28,8 @@ from attnseg.training.state import TrainState, weights_only
 from attnseg.viz.table import class_table
 from attnseg.weights import load_weights
 
-CONFIG, RESULTS = "config.json", "results.json"
+CONFIG = "config.json"
+EVALUATIONS = "evaluation"  # folder of a run's evaluations besides that of training
 Say = Callable[[str], None]
 
 
@@ -189,14 +191,9 @@ def train(
     results = {f"{config.eval.split}/{k}": v for k, v in scores.items()}
     if main:
         info = assemble.dataset_info(config)
-        record = {
-            "step": step,
-            "split": config.eval.split,
-            "metrics": results,
-            "counting": job.evaluation.task.counting,
-            "seconds": round(time.time() - started, 1),  # of this start
-        }
-        write_json(workdir / RESULTS, record)
+        seconds = round(time.time() - started, 1)  # of this start
+        split, evaluation = config.eval.split, job.evaluation
+        write_report(workdir, evaluation, scores, split=split, step=step, seconds=seconds)
         headline = f"{config.eval.split}/{job.evaluation.task.best}"
         draw_figures(workdir, info, scores, headline)
         say(class_table(scores, info.classes))
@@ -215,6 +212,7 @@ def evaluate(
     split: str | None = None,
     checkpoint: str = "best",
     changes: dict[str, Any] | None = None,
+    output: str | Path | None = None,
     say: Say = print,
 ) -> dict[str, float]:
     """Scores of a checkpoint of a run, or of a weight file, on one split.
@@ -224,7 +222,9 @@ def evaluate(
       weights: a weight file to evaluate in place of a checkpoint.
       split: default the configuration's ``eval.split``.
       checkpoint: "best", "latest" or a step.
-      changes: dotted configuration keys that differ, e.g. ``data.root``.
+      changes: dotted configuration keys that differ, e.g. ``data.root`` or ``eval.mode``.
+      output: folder for what `attnseg.recipe.report.write_report` writes; default
+        ``WORKDIR/evaluation/SPLIT``, and nothing of a weight file.
       say: takes each line for the terminal.
 
     Returns:
@@ -235,6 +235,7 @@ def evaluate(
         data set has not.
     """
     _use_compilation_cache()
+    say = say if jax.process_index() == 0 else _silent
     if weights is None:
         workdir = Path(config_or_workdir)
         check(
@@ -262,7 +263,23 @@ def evaluate(
     info = assemble.dataset_info(config)
     say(f"{split} of {info.name}, {len(source)} images, step {step}")
     say(class_table(scores, info.classes))
+    say(_programs(scores.programs))
+    if output is None and weights is None:
+        output = workdir / EVALUATIONS / split
+    if output is not None:
+        write_report(Path(output), evaluation, scores, split=split, step=step)
+        say(f"results, scores of each image and confusion matrix in {output}")
     return {"step": step, **{f"{split}/{k}": v for k, v in scores.items()}}
+
+
+MANY_PROGRAMS = 12
+
+
+def _programs(count: int) -> str:
+    line = f"{count} program{'s' * (count != 1)} compiled"
+    if count > MANY_PROGRAMS:
+        line += ", for images of many sizes; --config.eval.bucket=64 makes do with fewer"
+    return line
 
 
 def _restore(

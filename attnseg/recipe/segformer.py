@@ -10,7 +10,8 @@ ade20k       160k steps of 16, crop 512 (SegFormer-B5: 640)        --config.init
 cityscapes   160k steps of 8, crop 1024                            --config.init.weights=FILE
 and those of attnseg/recipe/scratch.py: shapes, camvid, camvid_full, folder.
 
-Evaluation is on the whole image; the papers' sliding window on Cityscapes is not here yet.
+Evaluation is as in the papers: on Cityscapes in windows of 1024 every 768 pixels, on ADE20K on
+the whole image, its sides stretched to multiples of 32 for SegFormer and SegNeXt.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ def ade20k(c: ConfigDict) -> None:
     crop = 640 if c.model.name == "segformer_b5" else 512
     _published(c, "ade20k", crop=crop, resize=(crop, 2048), batch=16)
     c.eval.resize = (crop, 2048)
+    if not c.model.name.startswith("upernet"):
+        c.eval.multiple = 32
 
 
 def cityscapes(c: ConfigDict) -> None:
     """Cityscapes, 19 classes."""
     _published(c, "cityscapes", crop=1024, resize=(1024, 2048), batch=8)
     c.eval.batch_size = 1
+    c.eval.mode = "slide"
+    c.eval.window, c.eval.stride = (1024, 1024), (768, 768)
 
 
 DATA: dict[str, scratch.Recipe] = {**scratch.DATA, "ade20k": ade20k, "cityscapes": cityscapes}

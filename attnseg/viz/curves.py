@@ -40,7 +40,7 @@ def plot_curves(
         if len(series[0])
     ]
     check(bool(panels), f"no train/loss, train/lr or {score} among the metrics; nothing to draw.")
-    figure = _figure(5.2 * len(panels), 3.6)
+    figure = figure_of(5.2 * len(panels), 3.6)
     last = max(steps[-1] for _, (steps, _) in panels)
     for index, (draw, (steps, values)) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -48,7 +48,7 @@ def plot_curves(
         draw(axes, steps, values)
         axes.set_xlim(0, max(1, last * 1.02))
         axes.set_xlabel("step")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_class_scores(
@@ -72,7 +72,7 @@ def plot_class_scores(
     check(bool(bars), f"no class has a value of {score}; nothing to draw.")
     values, names = [v for v, _ in bars], [name for _, name in bars]
     mean = sum(values) / len(values)
-    figure = _figure(7.0, 1.1 + 0.28 * len(bars))
+    figure = figure_of(7.0, 1.1 + 0.28 * len(bars))
     axes = figure.add_subplot()
     _dress(axes, grid="x")
     rows = np.arange(len(bars))
@@ -90,7 +90,7 @@ def plot_class_scores(
     axes.tick_params(axis="y", length=0, pad=18 if palette else 4)
     if palette:
         _patches(axes, rows, [palette[name] for name in names])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def _draw_score(score: str, axes, steps: np.ndarray, values: np.ndarray) -> None
     axes.set_title(title, loc="left", fontsize=11)
 
 
-def _figure(width: float, height: float):
+def figure_of(width: float, height: float):
     """A figure of its own canvas, so that no global plotting state is touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -178,7 +178,8 @@ def _patches(axes, rows: np.ndarray, colours: list[Sequence[int]]) -> None:
     )
 
 
-def _save(figure, path: str | Path) -> None:
+def save_figure(figure, path: str | Path) -> None:
+    """Writes a PNG; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-SCORES = {"iou": "IoU", "acc": "Acc", "f1": "F1"}
+SCORES = {"iou": "IoU", "acc": "Acc", "precision": "Prec", "f1": "F1", "biou": "bIoU"}
 MEANS = {
     "top1": "top-1",
     "top5": "top-5",
@@ -13,6 +13,7 @@ MEANS = {
     "macc": "mAcc",
     "aacc": "aAcc",
     "fwiou": "fwIoU",
+    "mbiou": "mbIoU",
 }
 WIDTH = 100
 
@@ -21,7 +22,7 @@ def class_table(summary: Mapping[str, float], class_names: Sequence[str]) -> str
     """Sets the scores of each class in a table, with the means in a line below.
 
     Args:
-      summary: ``iou/NAME``, ``acc/NAME``, ``f1/NAME`` and the means, in 0..1, as
+      summary: ``iou/NAME`` and the others of `SCORES`, and the means, in 0..1, as
         `attnseg.objectives.Confusion.summary` gives them, or those of a classifier. A score that
         no class has gets no column.
       class_names: the rows, in this order; a score that is missing is shown as a dash.

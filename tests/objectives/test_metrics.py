@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnseg.core.errors import UserError
-from attnseg.objectives import Confusion, accuracy_counts, confusion
+from attnseg.objectives import Confusion, accuracy_counts, confusion, count_pairs
 
 K, NEVER, NAMES = 6, 4, ["sky", "road", "car", "tree", "never", "sign"]
 
@@ -47,10 +47,53 @@ def test_summary_equals_numpy_loop(maps):
     expected = {f"iou/{NAMES[c]}": v for c, v in iou.items()}
     expected |= {f"acc/{NAMES[c]}": v for c, v in acc.items()}
     expected |= {f"f1/{NAMES[c]}": v for c, v in f1.items()}
+    kept = labels != 255
+    hits = {c: labels[kept & (predictions == c)] == c for c in iou}
+    expected |= {f"precision/{NAMES[c]}": np.mean(hit) for c, hit in hits.items()}
     expected["miou"], expected["macc"] = np.mean(list(iou.values())), np.mean(list(acc.values()))
     expected["aacc"], expected["fwiou"] = right, sum(freq[c] * iou[c] for c in freq)
     assert len(iou) == K - 1
     assert summary == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_summary_equals_scikit_learn(maps):
+    metrics = pytest.importorskip("sklearn.metrics")
+    labels, predictions = maps
+    predictions = np.where(predictions == 0, NEVER, predictions)
+    summary = Confusion(K)
+    summary.add(count(labels, predictions))
+    summary = summary.summary(NAMES)
+    kept = labels != 255
+    given = (labels[kept], predictions[kept])
+    settings = {"labels": range(K), "average": None, "zero_division": 0}
+    for name, function in (
+        ("iou", metrics.jaccard_score),
+        ("acc", metrics.recall_score),
+        ("precision", metrics.precision_score),
+        ("f1", metrics.f1_score),
+    ):
+        theirs = dict(zip(NAMES, function(*given, **settings), strict=True))
+        if name == "acc":
+            del theirs["never"]  # never labelled: there is nothing to recall
+        ours = {n: summary[f"{name}/{n}"] for n in NAMES if f"{name}/{n}" in summary}
+        assert ours == pytest.approx(theirs, abs=1e-12)
+    assert summary["aacc"] == pytest.approx(metrics.accuracy_score(*given))
+    assert summary["macc"] == pytest.approx(metrics.balanced_accuracy_score(*given))
+    weighted = metrics.jaccard_score(*given, average="weighted", zero_division=0)
+    assert summary["fwiou"] == pytest.approx(weighted)
+
+
+def test_counts_of_single_examples_add_up(maps):
+    labels, predictions = maps
+    mask = np.array([1, 0, 1], np.float32)
+    single = np.asarray(confusion(labels, predictions, K, mask, by_example=True))
+    for row in range(3):
+        np.testing.assert_array_equal(single[row], count(*maps, np.eye(3)[row]) * mask[row])
+        if mask[row]:
+            np.testing.assert_array_equal(
+                single[row], count_pairs(labels[row], predictions[row], K)
+            )
 
 
 def test_predicted_but_never_labelled_counts_as_zero(maps):

@@ -10,6 +10,7 @@ import attnseg
 from attnseg.core.tree import count
 from attnseg.objectives import SegmentationLoss
 from attnseg.recipe import assemble, load_config
+from attnseg.recipe.views import eval_views
 from attnseg.training.schedule import make_schedule
 
 
@@ -85,3 +86,22 @@ def test_every_key_of_the_loss_and_the_geometry_arrives():
     assert (geometry.flip_vertical, geometry.rotation) == (0.25, 10.0)
     with pytest.raises(attnseg.UserError, match="weighs all classes alike"):
         assemble.build_task(tiny.config(loss__name="dice", loss__class_weights=(1.0,) * 8))
+
+
+def test_evaluation_looks_at_images_as_published():
+    for path, window, stride in (
+        ("segformer_b0.py:cityscapes", 1024, 768),
+        ("segnext_t.py:cityscapes", 1024, 768),
+        ("ccnet_r101.py:cityscapes_official", 769, 513),
+    ):
+        views = eval_views(config_of(path))
+        assert (views.mode, views.window, views.strides) == (
+            "slide",
+            (window, window),
+            (stride, stride),
+        )
+        assert views.fit.fitted((1024, 2048)) == (1024, 2048) and views.count == 1
+    for path, size in (("segformer_b0.py:ade20k", 704), ("upernet_swin_t.py:ade20k", 683)):
+        views = eval_views(config_of(path))
+        assert views.mode == "whole" and views.fit.fitted((384, 512)) == (512, size)
+        assert views.fit.fitted((384, 512), 0.5)[0] == 256

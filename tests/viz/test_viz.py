@@ -12,6 +12,7 @@ from attnseg.viz import (
     comparison,
     overlay,
     plot_class_scores,
+    plot_confusion,
     plot_curves,
     save_png,
 )
@@ -171,3 +172,16 @@ plot_class_scores({{"road": 0.5}}, {str(tmp_path / "bars.png")!r})
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_confusion_has_a_cell_for_each_pair(tmp_path):
+    matrix = np.array([[8, 2, 0], [0, 0, 0], [1, 0, 9]], np.int64)
+    plot_confusion(matrix, ["a", "[b]", "$c$"], tmp_path / "f" / "confusion.png")
+    picture = cv2.imread(str(tmp_path / "f" / "confusion.png"))
+    colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    found = {tuple(c): n for c, n in zip(colours.tolist(), counts, strict=True)}
+    grey, pale = found[(217, 217, 217)], found[(255, 251, 247)]
+    # Three cells of the class without a label; three without a pixel, of Blues' first colour.
+    assert 0.9 < grey / pale < 1.1
+    with pytest.raises(UserError, match="2 class names"):
+        plot_confusion(matrix, ["a", "b"], tmp_path / "no.png")
