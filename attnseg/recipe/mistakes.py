@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from attnseg import data
 from attnseg.core.errors import check
-from attnseg.core.types import ID, IGNORE, IMAGE, LABEL, MASK
+from attnseg.core.mesh import replicated
+from attnseg.core.types import ID, IMAGE, LABEL
 from attnseg.recipe import assemble
 from attnseg.recipe.load import override, validate
+from attnseg.recipe.subset import Subset
 from attnseg.recipe.trained import load_trained
 from attnseg.training.checkpoint import write_json
-from attnseg.training.evaluate import jit_predict_step, predict_examples
-from attnseg.training.state import weights_only
+from attnseg.training.evaluate import (
+    Evaluation,
+    evaluate,
+    jit_eval_step,
+    jit_predict_step,
+    predict_examples,
+    predict_views,
+)
+from attnseg.training.state import TrainState, weights_only
 from attnseg.viz import comparison, save_png
 from attnseg.viz.mistakes import Confused, pairs_table, plot_pairs
 
 PAIRS = 12  # confused pairs that are told
 
 
-class ImageScore(NamedTuple):
-    """How well one image went: mean IoU of the classes in its truth, and pixel accuracy."""
-
-    id: str
-    miou: float
-    accuracy: float
-
-
-def counts(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion matrix i64 [k k] of one image, row = label; ignored pixels do not count."""
-    valid = label != IGNORE
-    pairs = label[valid].astype(np.int64) * classes + prediction[valid]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-def image_score(name: str, matrix: np.ndarray) -> ImageScore | None:
-    """The scores of one image; None for one without labelled pixels."""
-    total, hit = matrix.sum(), np.diag(matrix)
-    present = matrix.sum(1) > 0
-    if not total:
-        return None
-    union = matrix.sum(1) + matrix.sum(0) - hit
-    miou = float(np.mean(hit[present] / union[present]))
-    return ImageScore(name, miou, float(hit.sum() / total))
-
-
 def confused_pairs(matrix: np.ndarray, classes: tuple[str, ...], count: int) -> list[Confused]:
-    """Ordered pairs (label, prediction) by the share of the label's pixels that went wrong so."""
-    matrix = np.asarray(matrix, np.int64)
+    """Ordered pairs (label, prediction) by the share of the label's pixels that went wrong so.
+
+    Args:
+      matrix: i64 [k k], row = label.
+      classes: k names.
+      count: pairs at most.
+    """
     rows = matrix.sum(1)
     found = [
         Confused(classes[i], classes[j], int(matrix[i, j]), float(matrix[i, j] / rows[i]))
@@ -60,10 +52,6 @@ def confused_pairs(matrix: np.ndarray, classes: tuple[str, ...], count: int) -> 
     return sorted(found, key=lambda pair: -pair.share)[:count]
 
 
-def _worst_first(score: ImageScore) -> tuple[float, str]:
-    return score.miou, score.id
-
-
 def report(
     workdir: str,
     output: str | None = None,
@@ -72,9 +60,9 @@ def report(
     count: int = 6,
     checkpoint: str = "best",
     changes: dict[str, Any] | None = None,
-    say=print,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Predicts a split and writes what went wrong.
+    """Evaluates a split and writes what went wrong.
 
     Args:
       workdir: folder of a run of a segmentation model.
@@ -86,7 +74,7 @@ def report(
       changes: dotted configuration keys that differ, e.g. ``data.root``.
 
     Returns:
-      ``{"split", "images": [[id, miou, accuracy] ...] worst first, "confused": [...]}``.
+      ``{"split", "images": [[id, mIoU, accuracy] ...] worst first, "confused": [...]}``.
 
     Raises:
       UserError: no such run or split, or a classifier's.
@@ -100,44 +88,61 @@ def report(
     override(config, changes or {})
     validate(config)
     split = split or config.eval.split
-    source = assemble.open_split(config, split)
+    source = assemble.readable(config, assemble.open_split(config, split))
     evaluation = assemble.build_evaluation(config, source)
-    state = weights_only(variables)
-    predict = jit_predict_step(evaluation)
-    say(f"predicting {len(source)} images of {split}")
-    total = np.zeros((len(info.classes),) * 2, np.int64)
-    scores: list[ImageScore] = []
-    worst: list[tuple[ImageScore, int, np.ndarray]] = []  # with index and prediction
-    index = 0
-    for batch in evaluation.batches():
-        real = batch[MASK] > 0
-        rows = predict_examples(predict, state, batch, evaluation.mesh)
-        for name, label, row in zip(batch[ID], batch[LABEL][real], rows, strict=False):
-            matrix = counts(label, row, len(info.classes))
-            total += matrix
-            if score := image_score(name, matrix):
-                scores.append(score)
-                worst.append((score, index, row))
-            index += 1
-        # Only the predictions that will be drawn are kept.
-        worst = sorted(worst, key=lambda item: _worst_first(item[0]))[:count]
-    scores.sort(key=_worst_first)
+    state = jax.device_put(weights_only(variables), replicated(evaluation.mesh))
+    say(f"evaluating {len(source)} images of {split}")
+    scores = evaluate(evaluation, jit_eval_step(evaluation), state)
+
     folder = Path(output) if output else Path(workdir) / "errors"
-    for place, (_, index, prediction) in enumerate(worst):
-        example = assemble.readable(config, source)[index]
-        sheet = comparison(example[IMAGE], example[LABEL], prediction, info.palette, info.classes)
+    worst = [image for image in scores.images if image.pixels][:count]
+    examples = _examples(source, [image.name for image in worst])
+    predictions = _predictions(config, evaluation, state, examples)
+    for place, image in enumerate(worst):
+        index = next(i for i in range(len(examples)) if examples[i][ID] == image.name)
+        truth = examples[index]
+        found = predictions[image.name]
+        sheet = comparison(truth[IMAGE], truth[LABEL], found, info.palette, info.classes)
         save_png(folder / f"worst_{place}.png", sheet)
-    pairs = confused_pairs(total, info.classes, PAIRS)
+        say(f"{image.name}: mIoU {100 * image.miou:.1f}, accuracy {100 * image.aacc:.1f}")
+    pairs = confused_pairs(scores.confusion, info.classes, PAIRS)
     if pairs:
         plot_pairs(pairs, folder / "confused.png")
-    found = {
+    told = {
         "split": split,
-        "images": [list(score) for score in scores],
+        "images": [[image.name, image.miou, image.aacc] for image in scores.images if image.pixels],
         "confused": [list(pair) for pair in pairs],
     }
-    write_json(folder / "errors.json", found)
-    for score in scores[:count]:
-        say(f"{score.id}: mIoU {100 * score.miou:.1f}, accuracy {100 * score.accuracy:.1f}")
+    write_json(folder / "errors.json", told)
     say(pairs_table(pairs))
     say(f"written to {folder}")
+    return told
+
+
+def _examples(source: data.Source, names: list[str]) -> Subset:
+    """The examples with these ids; ids are known only when an example is read."""
+    left, indices = set(names), []
+    for index in range(len(source)):
+        if not left:
+            break
+        name = source[index][ID]
+        if name in left:
+            left.remove(name)
+            indices.append(index)
+    return Subset(source, tuple(indices))
+
+
+def _predictions(
+    config: ConfigDict, evaluation: Evaluation, state: TrainState, examples: Subset
+) -> dict[str, np.ndarray]:
+    """Label maps by id, made in the way that is evaluated."""
+    if evaluation.views is not None:
+        picked = (examples[index] for index in range(len(examples)))
+        return {e[ID]: predict_views(evaluation, state, e) for e in picked}
+    found: dict[str, np.ndarray] = {}
+    if len(examples):
+        predict = jit_predict_step(evaluation)
+        for batch in assemble.eval_batches(config, examples, evaluation.mesh):
+            rows = predict_examples(predict, state, batch, evaluation.mesh)
+            found |= dict(zip(batch[ID], rows, strict=False))
     return found

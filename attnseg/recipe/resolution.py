@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from attnseg.core.errors import check
 from attnseg.recipe.load import load_config
-from attnseg.recipe.run import evaluate, train
+from attnseg.recipe.run import EVALUATIONS, evaluate, train
 from attnseg.training.checkpoint import write_json
 from attnseg.viz.resolution import plot_resolution
 from attnseg.viz.table import columns
@@ -85,6 +85,7 @@ def experiment(
                 split=split,
                 checkpoint="latest",
                 changes={"eval.resize": size},
+                output=folder / variant / EVALUATIONS / f"{split}-{size[0]}x{size[1]}",
                 say=_silent,
             )
             scores[variant].append(found[f"{split}/miou"])
