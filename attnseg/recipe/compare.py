@@ -91,13 +91,14 @@ def compare(
 
 def _open(folders: Sequence[str]) -> list[Run]:
     paths = [Path(folder) for folder in folders]
-    names = _short([path.resolve() for path in paths])
+    places = {path.resolve() for path in paths}
+    check(len(places) == len(paths), "a run is given twice; give each folder once.")
+    names = _short([path.absolute() for path in paths])
     return [_read(path, name) for path, name in zip(paths, names, strict=True)]
 
 
 def _short(paths: Sequence[Path]) -> list[str]:
     """The last parts of paths, as many as tell them apart."""
-    check(len(set(paths)) == len(paths), "a run is given twice; give each folder once.")
     for count in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):

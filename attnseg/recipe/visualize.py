@@ -27,6 +27,7 @@ from attnseg.infer.receptive_field import (
 from attnseg.recipe import assemble
 from attnseg.recipe.load import load_config, override, validate
 from attnseg.recipe.trained import Trained, load_trained
+from attnseg.recipe.views import eval_views
 from attnseg.tasks.augment import normalise
 from attnseg.training.checkpoint import write_json
 from attnseg.viz.attention import heat, marked, plot_panels
@@ -35,6 +36,7 @@ from attnseg.viz.field import FieldPanel, plot_fields
 Say = Callable[[str], None]
 NOISE = "noise"  # in place of an image: independent normal numbers
 NOISE_SIZE = (224, 224)
+COLUMNS = 9  # pictures in a line
 SHOWN_SHARES = (0.5, 0.9)  # of the field, drawn as squares
 
 
@@ -108,7 +110,7 @@ def read_image(network: Trained, image: str | None, size: tuple[int, int] | None
     if network.info.task == "classification":
         resized = data.CentreCrop(config.data.crop, config.eval.crop_pct)({IMAGE: pixels})
     else:
-        resized = data.EvalResize(config.eval.resize, config.data.keep_ratio)({IMAGE: pixels})
+        resized = eval_views(config).fit({IMAGE: pixels})
     return resized[IMAGE]
 
 
@@ -146,13 +148,10 @@ def attention(
         )
         chosen = _chosen(maps, layers)
         place = f"y={pixel[0]} x={pixel[1]}"
-        first = [("image", marked(image, pixel))]
-        for label, group in _by_layer(chosen).items():
-            panels = [(title, heat(image, values, pixel)) for title, values in group]
-            rows.append((label or place, first + panels))
-            first = []
+        panels = [(name, heat(image, values, pixel)) for name, values in chosen.items()]
+        rows.append((place, [("image", marked(image, pixel)), *panels]))
         say(f"{place}: {', '.join(chosen)}")
-    plot_panels(rows, path, columns=9)
+    plot_panels(rows, path, COLUMNS)
     say(f"written to {path}")
 
 
@@ -176,15 +175,8 @@ def activations(
         "layers look.",
     )
     chosen = _chosen(maps, layers)
-    first, rows = [("image", image)], []
-    for label, group in _by_layer(chosen).items():
-        rows.append((label, first + [(title, heat(image, values)) for title, values in group]))
-        first = []
-    if len(rows) > 1 and all(len(panels) <= 2 for _, panels in rows):
-        # One map for each layer: they are read side by side.
-        flat = [(f"{label} {title}".strip(), p) for label, row in rows for title, p in row]
-        rows = [("", [("image", image), *(panel for panel in flat if panel[1] is not image)])]
-    plot_panels(rows, path)
+    panels = [(name, heat(image, values)) for name, values in chosen.items()]
+    plot_panels([("", [("image", image), *panels])], path, COLUMNS)
     say(f"{', '.join(chosen)}\nwritten to {path}")
 
 
@@ -210,20 +202,6 @@ def _chosen(maps: dict[str, np.ndarray], layers: str | None) -> dict[str, np.nda
         for name, values in maps.items()
         if not (match := _BLOCK.match(name)) or int(match[2]) == last[match[1]]
     }
-
-
-def _by_layer(maps: dict[str, np.ndarray]) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Maps by layer, with what is left of the name as a title."""
-    groups: dict[str, list[tuple[str, np.ndarray]]] = {}
-    for name, values in maps.items():
-        label, _, title = name.rpartition(" ")
-        match = _BLOCK.match(name)
-        if match and match[0] == name:  # one head
-            label, title = name, ""
-        if label == "criss-cross":
-            label, title = "", name
-        groups.setdefault(label, []).append((title, values))
-    return groups
 
 
 def fields(

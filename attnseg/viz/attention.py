@@ -11,8 +11,7 @@ from attnseg.core.errors import check, check_shape
 from attnseg.viz.canvas import figure_of, save_figure
 
 PANEL = 1.45  # inches of a panel's width
-COLOURS = 192  # of a picture full of photographs, to keep the file small
-MARK = (60, 255, 60)  # of the chosen pixel
+MARK = (255, 255, 255)  # of the chosen pixel, on black
 
 Panel = tuple[str, np.ndarray]
 
@@ -58,12 +57,12 @@ def marked(image: np.ndarray, pixel: tuple[int, int]) -> np.ndarray:
     """`image` with a cross at (y, x)."""
     import cv2
 
-    side = max(5, min(image.shape[:2]) // 12)
+    side = max(7, min(image.shape[:2]) // 10)
     centre, kind = (int(pixel[1]), int(pixel[0])), cv2.MARKER_CROSS
     picture = cv2.drawMarker(
-        np.ascontiguousarray(image), centre, (0, 0, 0), kind, side + 2, thickness=3
+        np.ascontiguousarray(image), centre, (0, 0, 0), kind, side + 2, thickness=4
     )
-    return cv2.drawMarker(picture, centre, MARK, kind, side, thickness=1)
+    return cv2.drawMarker(picture, centre, MARK, kind, side, thickness=2)
 
 
 def plot_panels(
@@ -107,4 +106,4 @@ def plot_panels(
                 parse_math=False,
             )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    save_figure(figure, path, COLOURS)
+    save_figure(figure, path)

@@ -28,22 +28,30 @@ def dress(axes, grid: str = "both") -> None:
         axes.spines[side].set_visible(False)
 
 
-def save_figure(figure, path: str | Path, colours: int | None = None) -> None:
-    """Writes a PNG and makes its folder; `colours` limits them, for pictures full of photographs.
+def save_figure(figure, path: str | Path, most: int = 380_000) -> None:
+    """Writes a PNG and makes its folder.
+
+    A file that would be larger than `most` bytes, as one full of photographs, is made with 256
+    colours.
 
     Raises:
       UserError: the file cannot be written.
     """
+    import io
+
     import numpy as np
     from PIL import Image
 
     path = Path(path)
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
-    if colours:
-        picture = picture.quantize(colours)
+    encoded = io.BytesIO()
+    picture.save(encoded, format="PNG", optimize=True)
+    if encoded.tell() > most:
+        encoded = io.BytesIO()
+        picture.quantize(256).save(encoded, format="PNG", optimize=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG", optimize=True)
+        path.write_bytes(encoded.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from attnseg.core.errors import check
-from attnseg.viz.attention import COLOURS
 from attnseg.viz.canvas import figure_of, save_figure
 
 PANEL = 1.9  # inches
@@ -56,7 +55,7 @@ def plot_fields(rows: Sequence[tuple[str, Sequence[FieldPanel]]], path: str | Pa
             _draw(axes, panel)
         axes_row[0].set_ylabel(label, fontsize=9, parse_math=False)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
-    save_figure(figure, path, COLOURS)
+    save_figure(figure, path)
 
 
 def _draw(axes, panel: FieldPanel) -> None:
