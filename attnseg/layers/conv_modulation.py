@@ -14,6 +14,7 @@ from attnseg.core.errors import lookup
 from attnseg.layers.conv import DepthwiseConv, linear, linear_init
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
+from attnseg.layers.record import record, strength
 from attnseg.ops.activation import gelu
 
 EPSILON = 1e-6  # of every LayerNorm of the network
@@ -40,6 +41,7 @@ class ConvModulation(nn.Module):
         context = DepthwiseConv(
             (self.kernel, self.kernel), self.dtype, linear_init, name="depthwise"
         )(context)
+        record(self, lambda: strength(context, "modulation"))
         value = linear(c, dtype=self.dtype, name="value")(x)
         return linear(c, dtype=self.dtype, name="out")(fuse(context, value))
 

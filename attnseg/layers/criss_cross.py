@@ -8,6 +8,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.layers.conv import KeyLinear, linear
+from attnseg.layers.record import CrissCrossRecord, record
 from attnseg.ops.criss_cross import criss_cross_attention
 
 
@@ -37,5 +38,6 @@ class CrissCrossAttention(nn.Module):
         key = KeyLinear(c // self.reduction, dtype=self.dtype, name="key")(x)
         value = linear(c, dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
+        record(self, lambda: CrissCrossRecord(query, key))
         out = criss_cross_attention(query, key, value)
         return gamma.astype(out.dtype) * out + x

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.layers.conv import DepthwiseConv, KeyLinear, PatchConv, linear
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
+from attnseg.layers.record import PairRecord, record
 from attnseg.ops.activation import gelu
 from attnseg.ops.attention import dot_product_attention
 
@@ -37,22 +41,32 @@ class EfficientAttention(nn.Module):
             x = LayerNorm(self.epsilon, dtype=self.dtype, name="reduce_norm")(x)
         key = KeyLinear(c, dtype=self.dtype, name="key")(x)
         value = linear(c, dtype=self.dtype, name="value")(x)
+        record(self, lambda: self._record(query, key))
         x = dot_product_attention(query, key, value, self.heads)
         return linear(c, dtype=self.dtype, name="out")(x)
 
+    def _record(self, query: Array, key: Array) -> PairRecord:
+        split = functools.partial(rearrange, pattern="n h w (m d) -> n h w m d", m=self.heads)
+        return PairRecord(split(query * (query.shape[-1] // self.heads) ** -0.5), split(key))
+
 
 class MixFFN(nn.Module):
-    """Feed-forward with a 3x3 depthwise convolution that tells positions apart (eq. 3)."""
+    """Feed-forward with a 3x3 depthwise convolution that tells positions apart (eq. 3).
+
+    Without `mix` it is the plain feed-forward, for networks that are told positions otherwise.
+    """
 
     ratio: int
     dtype: jnp.dtype | None = None
+    mix: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
         c = x.shape[-1]
         x = linear(c * self.ratio, dtype=self.dtype, name="expand")(x)
-        x = DepthwiseConv(dtype=self.dtype, name="depthwise")(x)
+        if self.mix:
+            x = DepthwiseConv(dtype=self.dtype, name="depthwise")(x)
         x = gelu(x)
         return linear(c, dtype=self.dtype, name="project")(x)
 
@@ -67,6 +81,7 @@ class SegFormerBlock(nn.Module):
     block_epsilon: float = 1e-5
     reduction_epsilon: float = 1e-5
     dtype: jnp.dtype | None = None
+    mix: bool = True  # of the FFN
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -77,5 +92,5 @@ class SegFormerBlock(nn.Module):
         )(y)
         x = x + DropPath(self.drop_path, name="drop1")(y, train=train)
         y = LayerNorm(self.block_epsilon, dtype=self.dtype, name="norm2")(x)
-        y = MixFFN(self.ratio, self.dtype, name="ffn")(y)
+        y = MixFFN(self.ratio, self.dtype, self.mix, name="ffn")(y)
         return x + DropPath(self.drop_path, name="drop2")(y, train=train)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.layers.record import MapsRecord, record
+
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
@@ -50,5 +52,6 @@ class EMAttention(nn.Module):
         if train and not self.is_initializing():
             mean = _unit(bases.mean(0), 0)
             running.value += self.momentum * (mean - running.value)
+        record(self, lambda: MapsRecord(shares.reshape(n, h, w, self.bases), "basis"))
         rebuilt = _einsum("nlk,nck->nlc", shares, bases)
         return rebuilt.reshape(n, h, w, c).astype(x.dtype)

@@ -13,7 +13,8 @@ from jax import Array
 from attnseg.core.errors import check
 from attnseg.layers.conv import conv_init, linear
 from attnseg.layers.norm import CONSTANTS, GroupNorm
-from attnseg.ops.nmf import GRADIENTS, nmf
+from attnseg.layers.record import MapsRecord, record
+from attnseg.ops.nmf import GRADIENTS, factors, reconstruct
 
 SEED = 0  # of the bases at evaluation
 
@@ -34,6 +35,15 @@ def evaluation_bases(width: int, rank: int) -> np.ndarray:
     bases = _unit_columns(bases).astype(np.float32)
     bases.setflags(write=False)  # shared through the cache
     return bases
+
+
+def _shares(coef: Array, bases: Array) -> Array:
+    """How much of each basis a pixel holds, [n l r].
+
+    Bases of any length, with coefficients to match, rebuild the same map; here all count as of
+    length one.
+    """
+    return coef * jnp.linalg.norm(bases, axis=1)[:, None]
 
 
 class Hamburger(nn.Module):
@@ -78,7 +88,9 @@ class Hamburger(nn.Module):
         dense = functools.partial(linear, kernel_init=conv_init, dtype=self.dtype)
         y = nn.relu(dense(self.channels, name="ham_in")(x)).reshape(n, h * w, self.channels)
         steps = self.train_steps if train else self.eval_steps
-        y = nmf(y, jnp.asarray(self._bases(n, train)), steps, self.gradient)
+        coef, bases = factors(y, jnp.asarray(self._bases(n, train)), steps, self.gradient)
+        record(self, lambda: MapsRecord(_shares(coef, bases).reshape(n, h, w, self.rank), "basis"))
+        y = reconstruct(coef, bases, y.dtype)
         y = dense(c, use_bias=False, name="ham_out")(y.reshape(n, h, w, self.channels))
         y = GroupNorm(num_groups=self.groups, dtype=self.dtype, name="ham_out_norm")(y)
         return nn.relu(x + y)

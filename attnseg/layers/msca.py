@@ -11,6 +11,7 @@ from jax import Array
 from attnseg.layers.conv import DepthwiseConv, conv_init, linear
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import BatchNorm
+from attnseg.layers.record import record, strength
 from attnseg.ops.activation import gelu
 
 LOCAL = 5  # side of the convolution that gathers local information
@@ -44,7 +45,9 @@ class MSCAGate(nn.Module):
         """[n h w c] -> [n h w c]."""
         local = DepthwiseConv((LOCAL, LOCAL), self.dtype, name="local")(x)
         strips = [StripConv(side, self.dtype, name=f"strip{side}")(local) for side in STRIPS]
-        return pointwise(x.shape[-1], dtype=self.dtype, name="mix")(local + sum(strips)) * x
+        gate = pointwise(x.shape[-1], dtype=self.dtype, name="mix")(local + sum(strips))
+        record(self, lambda: strength(gate, "gate"))
+        return gate * x
 
 
 class MSCA(nn.Module):

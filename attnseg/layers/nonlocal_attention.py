@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -9,10 +11,15 @@ from jax import Array
 from attnseg.core.errors import check
 from attnseg.layers.conv import KeyLinear, conv_init, linear
 from attnseg.layers.norm import BatchNorm
+from attnseg.layers.record import PairRecord, record
 from attnseg.ops.pixel_attention import channel_attention, linear_attention, pixel_attention
 
 MODES = ("embedded_gaussian", "dot_product", "gaussian")
 embed_init = nn.initializers.normal(0.01)
+
+
+def _one_head(query: Array, key: Array) -> PairRecord:
+    return PairRecord(query[:, :, :, None], key[:, :, :, None])
 
 
 class NonLocal2d(nn.Module):
@@ -52,12 +59,14 @@ class NonLocal2d(nn.Module):
         value = embed("value")
         if self.mode == "gaussian":
             y = x.astype(value.dtype)
+            record(self, functools.partial(_one_head, y, y))
             y = pixel_attention(y, y, value)
         elif self.mode == "dot_product":
             y = linear_attention(embed("query"), embed("key"), value)
         else:
             query = embed("query") * (width**-0.5 if self.use_scale else 1.0)
             key = KeyLinear(width, dtype=self.dtype, name="key")(x)
+            record(self, lambda: _one_head(query, key))
             y = pixel_attention(query, key, value)
         y = linear(c, use_bias=False, kernel_init=conv_init, dtype=self.dtype, name="out")(y)
         # Zero at first: the block starts as the identity.
@@ -78,6 +87,7 @@ class PositionAttention(nn.Module):
         key = KeyLinear(self.width, dtype=self.dtype, name="key")(x)
         value = linear(x.shape[-1], dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
+        record(self, lambda: _one_head(query, key))
         return x + gamma.astype(x.dtype) * pixel_attention(query, key, value)
 
 

@@ -13,6 +13,7 @@ from jax import Array
 
 from attnseg.core.errors import check, lookup
 from attnseg.layers.conv import KeyLinear, linear
+from attnseg.layers.record import DenseRecord, record
 from attnseg.ops.relative_position import (
     absolute_logits,
     query_place_logits,
@@ -38,6 +39,11 @@ POSITIONS: dict[str, Position | None] = {
     "query_place": Position(query_place_logits, resize_absolute, lambda side: side, per_head=True),
 }
 SCALES = ("content", "all", "none")
+
+
+def _by_output(weights: Array, transpose: bool) -> Array:
+    """Weights [n m h w g v], (h w) the pixel of the output that gathers and (g v) the gathered."""
+    return jnp.moveaxis(weights, (4, 5), (2, 3)) if transpose else weights
 
 
 class MHSA(nn.Module):
@@ -110,6 +116,7 @@ class MHSA(nn.Module):
             rows, columns = kind.logits(position_query, *tables)
             logits = logits + rows + columns
         weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(value.dtype)
+        record(self, lambda: DenseRecord(_by_output(weights, self.transpose)))
         out = "ngvmd" if self.transpose else "nhwmd"
         gathered = "nhwmd" if self.transpose else "ngvmd"
         x = jnp.einsum(f"nmhwgv,{gathered}->{out}", weights, value)

@@ -12,6 +12,7 @@ from jax import Array
 from attnseg.layers.conv import KeyLinear, linear, linear_init
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
+from attnseg.layers.record import WindowRecord, record
 from attnseg.ops.activation import gelu
 from attnseg.ops.patches import pad_to_multiples
 
@@ -83,6 +84,7 @@ class WindowAttention(nn.Module):
             together = jnp.asarray(piece)[:, :, None] == jnp.asarray(piece)[:, None, :]
             logits = jnp.where(together[:, None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        record(self, lambda: WindowRecord(weights, window, shift, grid, (h, w)))
         x = jnp.einsum("npmls,npsmd->nplmd", weights, value)
         x = rearrange(
             x, "n (i j) (a b) m d -> n (i a) (j b) (m d)", i=grid[0] // window[0], **sizes

@@ -52,8 +52,8 @@ def factorise(x: Array, bases: Array, steps: int) -> tuple[Array, Array]:
     return jax.lax.scan(step, (bases, coef), None, length=steps)[0]
 
 
-def nmf(x: Array, bases: Array, steps: int, gradient: str = "full") -> Array:
-    """Low-rank reconstruction of a non-negative map.
+def factors(x: Array, bases: Array, steps: int, gradient: str = "full") -> tuple[Array, Array]:
+    """The two factors of a non-negative map, coef [n l r] and bases [n d r], float32.
 
     Args:
       x: [n l d], not negative.
@@ -63,18 +63,24 @@ def nmf(x: Array, bases: Array, steps: int, gradient: str = "full") -> Array:
         "one_step" through the last update of coef only, the factors before it held constant
         (the Hamburger paper's one-step gradient).
 
-    Returns:
-      [n l d] in the dtype of `x`; inside, everything is float32.
-
     Raises:
       UserError: `gradient` is neither.
     """
     check(gradient in GRADIENTS, f'nmf: gradient "{gradient}" is none of {list(GRADIENTS)}.')
-    dtype, x = x.dtype, x.astype(jnp.float32)
+    x = x.astype(jnp.float32)
     bases = jnp.broadcast_to(bases.astype(jnp.float32), (x.shape[0], *bases.shape[1:]))
     if gradient == "full":
         bases, coef = factorise(x, bases, steps)
     else:
         bases, coef = jax.lax.stop_gradient(factorise(*jax.lax.stop_gradient((x, bases)), steps))
-    coef = update_coef(x, bases, coef)
+    return update_coef(x, bases, coef), bases
+
+
+def reconstruct(coef: Array, bases: Array, dtype: jnp.dtype) -> Array:
+    """coef bases^T, [n l d]."""
     return _einsum("nlr,ndr->nld", coef, bases).astype(dtype)
+
+
+def nmf(x: Array, bases: Array, steps: int, gradient: str = "full") -> Array:
+    """Low-rank reconstruction [n l d] of a non-negative map, in its dtype; see `factors`."""
+    return reconstruct(*factors(x, bases, steps, gradient), x.dtype)

@@ -48,6 +48,43 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     return rest, changes
 
 
+def integers(text: str) -> tuple[int, ...]:
+    """``48,64,96`` as an argparse type."""
+    try:
+        return tuple(int(part) for part in text.strip("()").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is no list of integers') from None
+
+
+def pair(text: str) -> tuple[int, int]:
+    """``Y,X`` or ``H,W`` as an argparse type."""
+    numbers = integers(text)
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f'"{text}" is not two integers, e.g. 96,128')
+    return numbers[0], numbers[1]
+
+
+def only(values: Sequence[Any], flag: str) -> Any:
+    """The one value of a flag that may be repeated elsewhere.
+
+    Raises:
+      UserError: none or several.
+    """
+    check(len(values) == 1, f"give {flag} once; it was given {len(values)} times.")
+    return values[0]
+
+
+def places(workdirs: Sequence[str], configs: Sequence[str]) -> list[dict[str, str]]:
+    """Keyword arguments that open each network, runs first.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = [{"workdir": w} for w in workdirs] + [{"config": c} for c in configs]
+    check(bool(found), "give --workdir=DIR of a run, or --config=FILE.")
+    return found
+
+
 def run(
     parser: argparse.ArgumentParser,
     function: Callable[[argparse.Namespace, dict[str, Any]], None],

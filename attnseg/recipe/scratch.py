@@ -57,7 +57,7 @@ def from_scratch(c: ConfigDict, lr: float, steps: int, warmup: int) -> None:
     c.optim.weight_decay = 0.05
     c.optim.rules = (
         *frozen(c.model.name),
-        ("norm|bias|scale|gamma|/(height|width)$", 1.0, False),
+        ("norm|bias|scale|gamma|/(height|width)$|_position/", 1.0, False),
         (".*", 1.0, True),
     )
     c.optim.clip_norm = 1.0

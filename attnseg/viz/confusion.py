@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from attnseg.core.errors import check
-from attnseg.viz.curves import figure_of, save_figure
+from attnseg.viz.canvas import figure_of, save_figure
 
 WITH_NUMBERS = 20  # classes up to which cells carry their share
 EMPTY = "#d9d9d9"

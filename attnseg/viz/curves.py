@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from attnseg.core.errors import check
+from attnseg.viz.canvas import BLUE, GREEN, GREY, ORANGE, dress, figure_of, save_figure
 
-BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#c8691c", "#2f7d4f", "#777777"
-DPI = 110
 SPLITS = {"val": "Validation", "test": "Test", "train": "Training"}
 SCORES = {"miou": "mIoU", "top1": "top-1 accuracy"}
 
@@ -32,19 +31,19 @@ def plot_curves(
     Raises:
       UserError: none of the three was recorded.
     """
-    loss, rate, values = (_series(metrics, n) for n in ("train/loss", "train/lr", score))
+    loss, rate, values = (series(metrics, n) for n in ("train/loss", "train/lr", score))
     draw_score = functools.partial(_draw_score, score)
     panels = [
-        (draw, series)
-        for draw, series in ((_draw_loss, loss), (_draw_rate, rate), (draw_score, values))
-        if len(series[0])
+        (draw, recorded)
+        for draw, recorded in ((_draw_loss, loss), (_draw_rate, rate), (draw_score, values))
+        if len(recorded[0])
     ]
     check(bool(panels), f"no train/loss, train/lr or {score} among the metrics; nothing to draw.")
     figure = figure_of(5.2 * len(panels), 3.6)
     last = max(steps[-1] for _, (steps, _) in panels)
     for index, (draw, (steps, values)) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        _dress(axes)
+        dress(axes)
         draw(axes, steps, values)
         axes.set_xlim(0, max(1, last * 1.02))
         axes.set_xlabel("step")
@@ -74,7 +73,7 @@ def plot_class_scores(
     mean = sum(values) / len(values)
     figure = figure_of(7.0, 1.1 + 0.28 * len(bars))
     axes = figure.add_subplot()
-    _dress(axes, grid="x")
+    dress(axes, grid="x")
     rows = np.arange(len(bars))
     axes.barh(rows, values, height=0.68, color=BLUE)
     axes.axvline(mean, color=ORANGE, linewidth=1.4)
@@ -93,14 +92,14 @@ def plot_class_scores(
     save_figure(figure, path)
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric, f64 each; a value recorded as null becomes NaN."""
     points = [(r["step"], r[name]) for r in metrics if name in r]
     steps = np.asarray([s for s, _ in points], np.float64)
     return steps, np.asarray([np.nan if v is None else v for _, v in points], np.float64)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Centred moving average over about a fortieth of the curve, NaN left out."""
     window = 2 * (len(values) // 80) + 5
     kernel = np.hanning(window + 2)[1:-1]
@@ -114,7 +113,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _draw_loss(axes, steps: np.ndarray, values: np.ndarray) -> None:
     axes.set_title("Training loss", loc="left", fontsize=11)
     axes.plot(steps, values, color=BLUE, linewidth=0.8, alpha=0.5)
-    axes.plot(steps, _smooth(values), color=BLUE, linewidth=1.8)
+    axes.plot(steps, smooth(values), color=BLUE, linewidth=1.8)
     axes.set_ylim(bottom=0)
 
 
@@ -139,23 +138,6 @@ def _draw_score(score: str, axes, steps: np.ndarray, values: np.ndarray) -> None
     axes.set_title(title, loc="left", fontsize=11)
 
 
-def figure_of(width: float, height: float):
-    """A figure of its own canvas, so that no global plotting state is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _dress(axes, grid: str = "both") -> None:
-    axes.grid(True, axis=grid, color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
 def _outline(text) -> None:
     from matplotlib.patheffects import withStroke
 
@@ -176,10 +158,3 @@ def _patches(axes, rows: np.ndarray, colours: list[Sequence[int]]) -> None:
         transform=axes.get_yaxis_transform(),
         clip_on=False,
     )
-
-
-def save_figure(figure, path: str | Path) -> None:
-    """Writes a PNG; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")

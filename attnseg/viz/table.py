@@ -54,3 +54,16 @@ def class_table(summary: Mapping[str, float], class_names: Sequence[str]) -> str
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells set in columns under their heads; the first `left` columns are flush left."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    lines = []
+    for row in [heads, ["-" * width for width in widths], *rows]:
+        cells = [
+            f"{cell:{width}}" if index < left else f"{cell:>{width}}"
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

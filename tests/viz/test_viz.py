@@ -16,7 +16,7 @@ from attnseg.viz import (
     plot_curves,
     save_png,
 )
-from attnseg.viz.curves import _smooth
+from attnseg.viz.curves import smooth
 from attnseg.viz.overlay import HATCH, _flow
 
 PALETTE = np.array([[200, 20, 10], [5, 180, 90], [30, 60, 250]])
@@ -133,10 +133,10 @@ def test_curves_give_one_panel_for_each_recorded_metric(tmp_path):
 def test_smoothing_keeps_a_level_and_bridges_gaps(length):
     values = np.full(length, 3.0)
     values[1::7] = np.nan
-    smooth = _smooth(values)
-    np.testing.assert_allclose(smooth[np.isfinite(values)], 3.0)
-    assert smooth.shape == values.shape
-    assert np.isnan(smooth[~np.isfinite(values)]).all()
+    line = smooth(values)
+    np.testing.assert_allclose(line[np.isfinite(values)], 3.0)
+    assert line.shape == values.shape
+    assert np.isnan(line[~np.isfinite(values)]).all()
 
 
 def test_class_bars_show_palette_and_leave_out_nan(tmp_path):

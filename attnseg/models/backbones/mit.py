@@ -15,9 +15,10 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import conv, linear_init
 from attnseg.layers.efficient_attention import SegFormerBlock
 from attnseg.layers.norm import LayerNorm
+from attnseg.ops.resize import resize_bilinear
 
 SIZES = {
     "mit_b0": dict(widths=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
@@ -61,6 +62,25 @@ class PatchEmbed(nn.Module):
         return LayerNorm(self.epsilon, dtype=self.dtype, name="norm")(x)
 
 
+class LearnedPosition(nn.Module):
+    """Adds a learned vector to each place of a grid, interpolated where the grid is another.
+
+    The table takes the size of the grid at initialisation: that of the training crop.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n h w c] -> [n h w c]."""
+        if self.has_variable("params", "table"):
+            table = self.get_variable("params", "table")
+        else:
+            table = self.param("table", linear_init, x.shape[1:], jnp.float32)
+        return x + resize_bilinear(table[None], x.shape[1:3]).astype(x.dtype)
+
+
+POSITIONS = ("mix_ffn", "learned")
+
+
 class MiT(nn.Module):
     """Mix Transformer: four stages at strides 4, 8, 16 and 32."""
 
@@ -72,6 +92,9 @@ class MiT(nn.Module):
     drop_path: float = 0.1  # rate of the last block; grows linearly from 0
     layout: str = "hf"  # whose LayerNorm epsilons: hf, mmseg or nvlabs
     remat: bool = False  # recompute each block in the backward pass to save memory
+    # What tells positions apart: the convolutions of the Mix-FFN; or, as in the other half of the
+    # paper's table 1c, a learned table after each patch embedding and a plain FFN.
+    position: str = "mix_ffn"  # or "learned"
     dtype: jnp.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +108,10 @@ class MiT(nn.Module):
         bad = [(c, m) for c, m in zip(self.widths, self.heads, strict=True) if c % m]
         check(not bad, f"mit: width and heads {bad[:1]} do not divide; heads must divide widths.")
         check(self.layout in EPSILONS, f'mit: layout "{self.layout}" is none of {list(EPSILONS)}.')
+        check(
+            self.position in POSITIONS,
+            f'mit: position "{self.position}" is none of {list(POSITIONS)}.',
+        )
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Features:
@@ -99,6 +126,8 @@ class MiT(nn.Module):
             x = PatchEmbed(
                 width, kernel, stride, epsilons.embed, self.dtype, name=f"stage{i + 1}_embed"
             )(x)
+            if self.position == "learned":
+                x = LearnedPosition(name=f"stage{i + 1}_position")(x)
             for j in range(depth):
                 x = Block(
                     self.heads[i],
@@ -108,6 +137,7 @@ class MiT(nn.Module):
                     epsilons.block,
                     epsilons.reduction,
                     self.dtype,
+                    self.position == "mix_ffn",
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
             x = LayerNorm(epsilons.stage, dtype=self.dtype, name=f"stage{i + 1}_norm")(x)
