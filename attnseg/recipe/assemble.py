@@ -50,11 +50,11 @@ def folder(config: ConfigDict) -> data.Folder:
     )
 
 
-def build_model(config: ConfigDict):
-    """The linen module."""
+def build_model(config: ConfigDict, num_classes: int | None = None):
+    """The linen module, for the classes of the data set or, without looking at it, so many."""
     return zoo.create_model(
         config.model.name,
-        dataset_info(config).num_classes,
+        dataset_info(config).num_classes if num_classes is None else num_classes,
         backbone=_given(config.model.backbone),
         head=_given(config.model.head),
         aux_head=_given(config.model.aux_head) if config.model.aux else False,
@@ -303,5 +303,6 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
             "classes": list(info.classes),
             "palette": np.asarray(info.palette).tolist(),
             "label_map": {str(k): v for k, v in info.label_map.items()},
+            "normalisation": [list(values) for values in info.normalisation],
         },
     )
