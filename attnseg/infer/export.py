@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.export  # not loaded by `import jax`
 import jax.numpy as jnp
 import numpy as np
 from jax import Array

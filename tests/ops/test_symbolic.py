@@ -1,7 +1,6 @@
 """Resizing, pooling and position tables with sizes that only the exported program knows."""
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
