@@ -38,6 +38,7 @@ def to_onnx(server: Server, sizes: Sizes) -> bytes:
     Raises:
       UserError: the extra is not installed, or an operation has no counterpart in ONNX.
     """
+    require_onnx()
     convert = _require("jax2onnx").to_onnx
     # It warns of every inner shape that it leaves to the runtime.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)

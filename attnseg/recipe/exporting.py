@@ -97,7 +97,7 @@ def export_program(
       path: ends in .stablehlo or .onnx, as `format` says.
       images, result: see `make_server`.
       size: (h, w) to fix; None: any size, or multiples of 32, or the training crop, whichever is
-        the most general that the network's arithmetic allows.
+        the most general that the network's arithmetic allows. ONNX files have one size.
       about: further entries of the description.
 
     Returns:
@@ -111,15 +111,18 @@ def export_program(
     info, config = trained.info, trained.config
     model = float32_model(trained)
     server = make_server(model, trained.variables, info.normalisation, images, result)
-    if format == "onnx":
-        onnx.require_onnx()
-        write, load = onnx.to_onnx, onnx.run_onnx
-    else:
-        write, load = export.to_stablehlo, export.run_stablehlo
+    crop = tuple(config.data.crop)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        attempt = functools.partial(write, server)
-        program, sizes = export.widest(attempt, size, tuple(config.data.crop))
-        error = export.verify(server, load(program), sizes, path.name)
+        if format == "onnx":
+            # jax2onnx does not carry free heights and widths through these networks.
+            sizes = export.fixed(size or crop)
+            program = onnx.to_onnx(server, sizes)
+            run = onnx.run_onnx(program)
+        else:
+            attempt = functools.partial(export.to_stablehlo, server)
+            program, sizes = export.widest(attempt, size, crop)
+            run = export.run_stablehlo(program)
+        error = export.verify(server, run, sizes, path.name)
     description = {
         "format": ABOUT,
         "kind": format,
