@@ -20,6 +20,7 @@ setup(
         "array-record>=0.8",
         "clu>=0.0.12",
         "einops>=0.8",
+        "flatbuffers>=24.3",  # jax.export writes with it
         "flax>=0.12",
         "grain>=0.2.15",
         "importlib_resources>=6.4",  # used by tensorflow-datasets, which does not declare it
@@ -43,6 +44,8 @@ setup(
         "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14", "scikit-learn>=1.5"],
         "torch": ["torch>=2.6"],  # reads .pth and .bin weight files
         "prepare": ["tensorflow-cpu>=2.18"],  # only to prepare stock TFDS data sets
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
+        "huggingface": ["torch>=2.6", "transformers>=4.46"],  # only to try what is exported
         "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "jupyterlab>=4.3"],
     },
 )

@@ -31,7 +31,7 @@ class EfficientAttention(nn.Module):
         """[n h w c] -> [n h w c]."""
         _, h, w, c = x.shape
         check(
-            min(h, w) >= self.reduction,
+            h >= self.reduction and w >= self.reduction,  # not min(): sizes may be symbolic
             f"the image is too small: a grid of {h}x{w} cannot be reduced {self.reduction} times; "
             "sides of at least 32 pixels are needed.",
         )

@@ -7,6 +7,10 @@ matrix product. Other platforms use XLA's grouped convolution.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -15,6 +19,27 @@ _BATCH_FOLD = 8  # examples summed in registers before the kernel gradient is re
 # Taps written out one by one in the kernel gradient. More run in a loop over rows: at 11x11 that
 # takes half as long again to run and an eighth of the time to compile.
 _UNROLLED_TAPS = 49
+
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """What is traced within is one grouped convolution on all platforms, without own gradient.
+
+    For formats such as ONNX, which know neither a choice by platform nor shifted sums.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether `plain_convolutions` is in force."""
+    return _plain.get()
 
 
 def _same_padding(kernel: Array) -> list[tuple[int, int]]:
@@ -78,7 +103,6 @@ def _kernel_gradient_sums(x: Array, grad: Array, kernel: Array) -> Array:
     return taps.reshape(kernel.shape).astype(kernel.dtype)
 
 
-@jax.custom_vjp
 def depthwise_conv(x: Array, kernel: Array) -> Array:
     """Depthwise convolution, stride 1, zero padding that keeps the grid.
 
@@ -89,21 +113,26 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
     Returns:
       [n h w c], in the dtype of `x`.
     """
+    return _grouped_conv(x, kernel) if is_plain() else _depthwise_conv(x, kernel)
+
+
+@jax.custom_vjp
+def _depthwise_conv(x: Array, kernel: Array) -> Array:
     return jax.lax.platform_dependent(x, kernel, cpu=_shift_and_add, default=_grouped_conv)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_conv(x, kernel), (x, kernel)
+    return _depthwise_conv(x, kernel), (x, kernel)
 
 
 def _backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     # Correlating the gradient with the flipped kernel is the transpose of a "same" convolution.
-    grad_x = depthwise_conv(grad, kernel[::-1, ::-1])
+    grad_x = _depthwise_conv(grad, kernel[::-1, ::-1])
     grad_kernel = jax.lax.platform_dependent(
         x, grad, kernel, cpu=_kernel_gradient_sums, default=_kernel_gradient_conv
     )
     return grad_x, grad_kernel
 
 
-depthwise_conv.defvjp(_forward, _backward)
+_depthwise_conv.defvjp(_forward, _backward)

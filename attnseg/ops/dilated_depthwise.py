@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.depthwise import is_plain
+
 
 def _grouped_conv(x: Array, kernel: Array, dilation: int) -> Array:
     sides = [dilation * (side // 2) for side in kernel.shape[:2]]
@@ -48,6 +50,8 @@ def dilated_depthwise_conv(x: Array, kernel: Array, dilation: int) -> Array:
     Returns:
       [n h w c], in the dtype of `x`.
     """
+    if is_plain():
+        return _grouped_conv(x, kernel, dilation)
     return jax.lax.platform_dependent(
         x,
         kernel,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.ops.resize import bilinear_matrix, resize_bilinear
+from attnseg.ops.resize import bilinear_matrix, is_static, resize_bilinear
 
 
 @functools.lru_cache(maxsize=256)
@@ -35,8 +35,8 @@ def shifted_bilinear(source: int, target: int, taps: int, align_corners: bool) -
 def is_cheaper(grid: tuple[int, int], size: tuple[int, int], width: int, taps: int) -> bool:
     """Whether multiplying before enlarging takes fewer products than enlarging first."""
     (a, b), (h, w) = grid, size
-    if grid == size:
-        return False
+    if grid == size or not is_static(*grid, *size):
+        return False  # symbolic sizes cannot be counted with
     products = taps * taps * a * b * width + taps * taps * a * b * w + taps * a * h * w
     return products < taps * taps * h * w * width
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.resize import is_static
+
 
 @functools.lru_cache(maxsize=256)
 def pooling_bins(source: int, target: int) -> np.ndarray:
@@ -24,10 +26,22 @@ def pooling_bins(source: int, target: int) -> np.ndarray:
     return bins
 
 
+def _bins(source: int, target: int) -> Array | np.ndarray:
+    """`pooling_bins`; of a symbolic size they are computed when the program runs."""
+    if is_static(source):
+        return pooling_bins(source, target)
+    s = jnp.asarray(source, jnp.int32)
+    index = np.arange(target, dtype=np.int32)[:, None]
+    low, high = index * s // target, -(-(index + 1) * s // target)
+    position = jnp.arange(source, dtype=jnp.int32)[None]
+    return ((low <= position) & (position < high)).astype(jnp.float32)
+
+
 def adaptive_average_pools(x: Array, sides: Sequence[int]) -> list[Array]:
     """Averages of [n h w c] over p x p bins, [n p p c] for each p of `sides`, in its dtype."""
     n, h, w, c = x.shape
-    rows = np.concatenate([pooling_bins(h, p) for p in sides])
+    bins = [_bins(h, p) for p in sides]
+    rows = np.concatenate(bins) if is_static(h) else jnp.concatenate(bins)
     # One product for the rows of all grids: x, the large operand, is read once. Zeros and ones
     # are exact in every dtype; the counts divide afterwards.
     batched = jnp.broadcast_to(jnp.asarray(rows, x.dtype), (n, *rows.shape))
@@ -36,8 +50,8 @@ def adaptive_average_pools(x: Array, sides: Sequence[int]) -> list[Array]:
     ).reshape(n, len(rows), w, c)
     pools = []
     for p, part in zip(sides, jnp.split(sums, np.cumsum(sides)[:-1], axis=1), strict=True):
-        columns = pooling_bins(w, p)
-        counts = pooling_bins(h, p).sum(1)[:, None] * columns.sum(1)[None]
+        columns = _bins(w, p)
+        counts = _bins(h, p).sum(1)[:, None] * columns.sum(1)[None]
         part = jnp.einsum("pw,nrwc->nrpc", columns, part, precision="highest")
         pools.append((part / counts[..., None]).astype(x.dtype))
     return pools

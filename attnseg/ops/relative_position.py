@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.ops.resize import bilinear_matrix
+from attnseg.ops.resize import bilinear_weights, is_static
 
 
 def _einsum(subscripts: str, query: Array, table: Array) -> Array:
@@ -27,7 +27,7 @@ def _by_pair(table: Array, length: int) -> Array:
         table.shape[0] == 2 * length - 1,  # indexing beyond a table would go unnoticed
         f"a table of {table.shape[0]} offsets does not fit {length} pixels; {2 * length - 1} do.",
     )
-    place = np.arange(length)
+    place = np.arange(length) if is_static(length) else jnp.arange(length)
     return table[place[None, :] - place[:, None] + length - 1]
 
 
@@ -84,12 +84,17 @@ def resize_relative(table: Array, length: int) -> Array:
         return table
     if length == 1:
         return table[old - 1 : old]
-    matrix = bilinear_matrix(2 * old - 1, 2 * length - 1, True)
-    return jnp.tensordot(matrix, table, 1, precision="highest")
+    matrix = bilinear_weights(2 * old - 1, 2 * length - 1, True)
+    resized = jnp.tensordot(matrix, table, 1, precision="highest")
+    return (
+        resized
+        if is_static(length)
+        else jnp.where(jnp.asarray(length) == 1, table[old - 1], resized)
+    )
 
 
 def resize_absolute(table: Array, length: int) -> Array:
     """Table [l ...] of places -> [length ...], linear between the centres of the pixels."""
     if table.shape[0] == length:
         return table
-    return jnp.tensordot(bilinear_matrix(table.shape[0], length), table, 1, precision="highest")
+    return jnp.tensordot(bilinear_weights(table.shape[0], length), table, 1, precision="highest")

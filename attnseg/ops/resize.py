@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -32,19 +33,46 @@ def bilinear_matrix(source: int, target: int, align_corners: bool = False) -> np
     return matrix
 
 
-def _enlarge(matrix: np.ndarray, x: Array) -> Array:
+def is_static(*sizes: int) -> bool:
+    """Whether sizes are numbers; those of a program exported for any size are symbols."""
+    return not any(jax.export.is_symbolic_dim(size) for size in sizes)
+
+
+def bilinear_weights(source: int, target: int, align_corners: bool = False) -> Array | np.ndarray:
+    """`bilinear_matrix`; between symbolic sizes it is computed when the program runs."""
+    if is_static(source, target):
+        return bilinear_matrix(source, target, align_corners)
+    s, t = jnp.asarray(source, jnp.int32), jnp.asarray(target, jnp.int32)
+    index = jnp.arange(target, dtype=jnp.int32)
+    # The position as a fraction of integers: exact up to sizes of 2^15.
+    if align_corners:
+        top, bottom = index * (s - 1), jnp.maximum(t - 1, 1)
+    else:
+        top, bottom = jnp.maximum((2 * index + 1) * s - t, 0), 2 * t
+    low = jax.lax.div(top, jnp.broadcast_to(bottom, top.shape))
+    weight = ((top - low * bottom).astype(jnp.float32) / bottom.astype(jnp.float32))[:, None]
+    low = jnp.minimum(low, s - 1)[:, None]
+    column = jnp.arange(source, dtype=jnp.int32)[None]
+    high = column == jnp.minimum(low + 1, s - 1)
+    return jnp.where(column == low, 1.0 - weight, 0.0) + jnp.where(high, weight, 0.0)
+
+
+def _enlarge(matrix: Array | np.ndarray, x: Array) -> Array:
     """[t s] x [n s c] -> [n t c] as one batched product, which leaves `x` where it lies."""
     batched = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (x.shape[0], *matrix.shape))
     return jnp.matmul(batched, x, precision="highest")
 
 
 def resize_bilinear(x: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
-    """Resizes [n h w c] to [n size[0] size[1] c], in the dtype of `x`."""
+    """Resizes [n h w c] to [n size[0] size[1] c], in the dtype of `x`.
+
+    Sizes may be symbolic (`jax.export`).
+    """
     n, h, w, c = x.shape
     rows, columns = size
     # Columns before rows: the second product is then wide, and the first one small.
     if w != columns:
-        x = _enlarge(bilinear_matrix(w, columns, align_corners), x.reshape(n * h, w, c))
+        x = _enlarge(bilinear_weights(w, columns, align_corners), x.reshape(n * h, w, c))
     if h != rows:
-        x = _enlarge(bilinear_matrix(h, rows, align_corners), x.reshape(n, h, columns * c))
+        x = _enlarge(bilinear_weights(h, rows, align_corners), x.reshape(n, h, columns * c))
     return x.reshape(n, rows, columns, c)

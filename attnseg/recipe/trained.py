@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from attnseg.core.errors import UserError, check
 from attnseg.core.types import IMAGENET, Normalisation
 from attnseg.models import zoo
 from attnseg.recipe import assemble
-from attnseg.recipe.load import from_dict
+from attnseg.recipe.load import from_dict, load_config, override
 from attnseg.training.checkpoint import FOLDER, Checkpoints
+from attnseg.weights import load_weights
+from attnseg.weights.rules import AUX_HEAD
 
 _BEST = {"segmentation": "miou", "classification": "top1"}
 
@@ -79,6 +82,42 @@ def load_trained(workdir: str | Path, checkpoint: str = "best") -> Trained:
         checkpoints.close()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return Trained(model, variables, info, config)
+
+
+def load_published(
+    config: str | ConfigDict,
+    weights: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> Trained:
+    """The same of a weight file in any known format and the configuration it belongs to.
+
+    Args:
+      config: a configuration or its file.
+      weights: the file; it must fill the whole network.
+      changes: dotted configuration keys that differ.
+      say: takes the report of what was loaded.
+
+    Raises:
+      UserError: weights that do not fill the network, or what `load_config` raises.
+    """
+    changes = {**(changes or {}), "init.weights": str(weights)}
+    if isinstance(config, ConfigDict):
+        config = config.copy_and_resolve_references()
+        override(config, changes)
+    else:
+        config = load_config(str(config), changes)
+    assemble.with_layout(config, say)
+    model = assemble.build_model(config)
+    variables, report = load_weights(model, config.init.weights, image_size=config.data.crop)
+    # Auxiliary heads only help training.
+    skipped = [name for name in report.skipped if name.split("/")[1] != AUX_HEAD]
+    check(
+        not skipped,
+        f"{weights} does not fill {', '.join(sorted(skipped)[:3])}; choose the configuration that "
+        "the weights were made for.",
+    )
+    return Trained(model, variables, assemble.dataset_info(config), config)
 
 
 def _open(workdir: Path) -> Checkpoints:

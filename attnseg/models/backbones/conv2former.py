@@ -120,7 +120,7 @@ class Conv2Former(nn.Module):
         stages = len(self.widths)
         strides = tuple(STEM_STRIDES[self.stem] * 2**i for i in range(stages))
         check(
-            min(x.shape[1:3]) >= strides[-1],
+            all(side >= strides[-1] for side in x.shape[1:3]),  # sizes may be symbolic
             f"the image is too small: {x.shape[1]}x{x.shape[2]}; sides of at least "
             f"{strides[-1]} pixels are needed.",
         )
