@@ -17,6 +17,7 @@ _PUBLIC = {
     "export_torch": "attnseg.weights.export",
     "train": "attnseg.recipe.run",
     "evaluate": "attnseg.recipe.run",
+    "Predictor": "attnseg.recipe.predictor",
     "UserError": "attnseg.core.errors",
 }
 _MODULES = ("recipe",)

@@ -14,6 +14,7 @@ from attnseg.data.loader import (
     steps_per_epoch,
     train_batches,
 )
+from attnseg.data.picture import frame_count, picture_size, read_picture
 from attnseg.data.randaugment import RandAugment, parse_randaugment
 from attnseg.data.sources import Source, open_source, prepared_folder
 from attnseg.data.transforms import EvalResize, RandomGeometry, fit_scale
@@ -36,10 +37,13 @@ __all__ = [
     "eval_batches",
     "eval_examples",
     "fit_scale",
+    "frame_count",
     "map_labels",
     "open_source",
     "parse_randaugment",
+    "picture_size",
     "prepared_folder",
+    "read_picture",
     "scan_labels",
     "steps_per_epoch",
     "train_batches",

@@ -75,7 +75,7 @@ def _read_config(path: Path, changes: dict[str, Any] | None = None) -> ConfigDic
         raise UserError(f"{path} (a run of {name}): {error}") from error
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a place or none."""
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path.home() / ".cache" / "attnseg" / "xla"
@@ -135,7 +135,7 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     """
     workdir = Path(workdir) if workdir else default_workdir(config)
     say(f"workdir {workdir}")
-    _use_compilation_cache()
+    use_compilation_cache()
     if config.init.weights and (workdir / CONFIG).exists():
         # The run has begun: what the weights' layout implied is part of its configuration.
         config.model.backbone.layout = _read_config(workdir / CONFIG).model.backbone.layout
@@ -234,7 +234,7 @@ def evaluate(
       UserError: no run or checkpoint there, weights that do not fill the model, or a split the
         data set has not.
     """
-    _use_compilation_cache()
+    use_compilation_cache()
     say = say if jax.process_index() == 0 else _silent
     if weights is None:
         workdir = Path(config_or_workdir)

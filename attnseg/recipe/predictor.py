@@ -1,0 +1,111 @@
+"""A predictor out of a run's folder or a weight file: `attnseg.Predictor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from attnseg import data, infer
+from attnseg.core.errors import check
+from attnseg.recipe import assemble
+from attnseg.recipe.load import load_config, override, validate
+from attnseg.recipe.trained import load_trained
+from attnseg.weights import load_weights
+
+# Keys that say how an image is looked at; the others have done their work in training.
+_KEYS = ("eval.", "data.crop", "data.keep_ratio", "augment.interpolation")
+
+
+class Predictor(infer.Predictor):
+    """See `attnseg.infer.Predictor`; this one also knows runs and weight files."""
+
+    @classmethod
+    def from_workdir(
+        cls,
+        workdir: str | Path,
+        checkpoint: str | int = "best",
+        *,
+        changes: Mapping[str, Any] | None = None,
+        batch: int = 1,
+    ) -> Predictor:
+        """The network of a run, with classes, palette, normalisation and sizes of its checkpoint.
+
+        Args:
+          workdir: folder of a run. Its data need not be there any more.
+          checkpoint: "best", "latest" or a step.
+          changes: configuration keys that differ, e.g. ``{"eval.mode": "slide"}``.
+          batch: images or windows in one call of the network at most.
+
+        Raises:
+          UserError: no run or checkpoint there, or `changes` that change nothing here.
+        """
+        check_changes(changes)
+        trained = load_trained(workdir, str(checkpoint))
+        override(trained.config, changes or {})
+        validate(trained.config)
+        model, variables, info, config = trained
+        return cls(model, variables, info, geometry=geometry(config, info), batch=batch)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | Path,
+        config: ConfigDict | str,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        batch: int = 1,
+    ) -> Predictor:
+        """The network of a weight file in any known format.
+
+        Args:
+          weights: the file.
+          config: the configuration that belongs to it, or its file: model and data set.
+          changes, batch: see `from_workdir`; any key may change.
+
+        Raises:
+          UserError: weights that do not fill the model.
+        """
+        changes = {**(changes or {}), "init.weights": str(weights)}
+        if isinstance(config, ConfigDict):
+            config = config.copy_and_resolve_references()
+            override(config, changes)
+            validate(config)
+        else:
+            config = load_config(str(config), changes)
+        assemble.with_layout(config, lambda _: None)
+        model, info = assemble.build_model(config), assemble.dataset_info(config)
+        variables, report = load_weights(model, config.init.weights)
+        check(
+            not report.skipped,
+            f"{weights} does not fill {', '.join(sorted(report.skipped)[:3])}; a model with random "
+            "parts predicts nothing. Choose the configuration the weights were made for.",
+        )
+        return cls(model, variables, info, geometry=geometry(config, info), batch=batch)
+
+
+def check_changes(changes: Mapping[str, Any] | None) -> None:
+    """Refuses configuration keys that do not change how a trained network predicts.
+
+    Raises:
+      UserError: there is one.
+    """
+    idle = [key for key in changes or {} if not key.startswith(_KEYS)]
+    check(
+        not idle,
+        f"{', '.join(idle)} changes nothing once a network is trained; keys that do begin with "
+        f"{', '.join(_KEYS)}.",
+    )
+
+
+def geometry(config: ConfigDict, info: data.DatasetInfo) -> infer.Views | data.CentreCrop:
+    """How images are looked at, as in the evaluation of the run."""
+    if info.task == "classification":
+        return data.CentreCrop(
+            crop=config.data.crop,
+            share=config.eval.crop_pct,
+            interpolation=config.augment.interpolation,
+        )
+    return infer.Views(fit=data.EvalResize(config.eval.resize, config.data.keep_ratio))
