@@ -46,6 +46,8 @@ setup(
         "prepare": ["tensorflow-cpu>=2.18"],  # only to prepare stock TFDS data sets
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "huggingface": ["torch>=2.6", "transformers>=4.46"],  # only to try what is exported
+        "demo": ["gradio>=6.0"],  # launch/demo.py
+        "demo-test": ["gradio>=6.0", "selenium>=4.20"],  # its test, with chromium and chromedriver
         "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "jupyterlab>=4.3"],
     },
 )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnseg.core.errors import UserError, check
+from attnseg.core.jitted import Jitted
 from attnseg.core.types import IMAGE, LOGITS
 from attnseg.data import CentreCrop, DatasetInfo, read_picture
 from attnseg.infer.prediction import ClassPrediction, Prediction
@@ -73,6 +74,11 @@ class Predictor:
         """Whether there is a class for each pixel, rather than one for the image."""
         return self.info.task == "segmentation"
 
+    @property
+    def compiled(self) -> int:
+        """Programs compiled so far and kept."""
+        return self._programs.compiled + self._argmax.compiled + self._softmax.compiled
+
     def __call__(self, image: Image) -> Prediction | ClassPrediction:
         """The prediction for one image.
 
@@ -96,7 +102,7 @@ class Predictor:
         Raises:
           UserError: see `__call__`.
         """
-        if self._programs.compiled + len(self._finished) > MOST_PROGRAMS:
+        if self.compiled > MOST_PROGRAMS:
             self._forget()
         pictures = [as_picture(image) for image in images]
         inputs = [self.fitted(picture) for picture in pictures]
@@ -130,9 +136,9 @@ class Predictor:
 
     def _forget(self) -> None:
         self._programs = Programs(self._apply, batch=self.batch)
-        self._finished: set = set()  # shapes the two functions below were compiled for
-        self._argmax = jax.jit(self._labels, static_argnums=1)
-        self._softmax = jax.jit(jax.nn.softmax)
+        self._argmax = Jitted(self._labels, static_argnums=1)
+        self._softmax = Jitted(jax.nn.softmax)
+        self._compiled_rows: dict[tuple[int, ...], int] = {}  # images in a call, by their shape
 
     def _apply(self, variables: Any, images: jax.Array) -> jax.Array:
         logits = self.model.apply(variables, self.normalised(images), train=False)[LOGITS]
@@ -158,14 +164,16 @@ class Predictor:
         return min(self.batch, VALUES // (shape[0] * shape[1] * self.info.num_classes))
 
     def _logits(self, tiles: list[np.ndarray]) -> jax.Array:
-        rows = self._programs.tile_count(len(tiles))
+        # The last few of many are filled up to the size that was compiled for the others.
+        shape = tiles[0].shape
+        rows = max(self._programs.tile_count(len(tiles)), self._compiled_rows.get(shape, 0))
+        self._compiled_rows[shape] = rows
         filled = tiles + [tiles[-1]] * (rows - len(tiles))
         return self._programs.logits(self.variables, np.stack(filled))
 
     def _label(self, part, pictures, inputs) -> dict[int, Prediction]:
         logits = self._logits([inputs[index] for index in part])
         size = pictures[part[0]].shape[:2]
-        self._finished.add((logits.shape, size))
         labels = jax.device_get(self._argmax(logits, size))
         return {
             index: Prediction(pictures[index], labels[row], self.info, self._later(pictures[index]))
@@ -174,7 +182,6 @@ class Predictor:
 
     def _classify(self, part, pictures, inputs) -> dict[int, ClassPrediction]:
         logits = self._logits([inputs[index] for index in part])
-        self._finished.add(logits.shape)
         probs = jax.device_get(self._softmax(logits.astype(jnp.float32)))
         return {
             index: ClassPrediction(pictures[index], self.info, probs[row])

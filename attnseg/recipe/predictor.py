@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attnseg.core.errors import check
 from attnseg.recipe import assemble
 from attnseg.recipe.load import load_config, override, validate
 from attnseg.recipe.trained import load_trained
+from attnseg.recipe.views import eval_views
 from attnseg.weights import load_weights
 
 # Keys that say how an image is looked at; the others have done their work in training.
@@ -108,4 +110,33 @@ def geometry(config: ConfigDict, info: data.DatasetInfo) -> infer.Views | data.C
             share=config.eval.crop_pct,
             interpolation=config.augment.interpolation,
         )
-    return infer.Views(fit=data.EvalResize(config.eval.resize, config.data.keep_ratio))
+    return eval_views(config)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a trained network: a run, or a weight file and its configuration."""
+    parser.add_argument("--workdir", help="folder of a run")
+    parser.add_argument("--weights", help="weight file in any known format")
+    parser.add_argument("--config", help="configuration that belongs to --weights")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+
+
+def predictor_loader(
+    options: argparse.Namespace, changes: Mapping[str, Any], batch: int = 1
+) -> Callable[[], Predictor]:
+    """What makes the predictor that `add_network_arguments` named; nothing is loaded yet.
+
+    Raises:
+      UserError: arguments that do not go together.
+    """
+    run, file = bool(options.workdir), (bool(options.weights), bool(options.config))
+    check(
+        (run, *file) in ((True, False, False), (False, True, True)),
+        "give either --workdir=DIR alone, or --weights=FILE together with --config=FILE.",
+    )
+    check(batch >= 1, f"--batch={batch} is too small; use at least 1.")
+    extra = {"changes": changes, "batch": batch}
+    if run:
+        check_changes(changes)
+        return lambda: Predictor.from_workdir(options.workdir, options.checkpoint, **extra)
+    return lambda: Predictor.from_weights(options.weights, options.config, **extra)

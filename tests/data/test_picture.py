@@ -69,7 +69,8 @@ def test_sixteen_bits_become_eight(pixels):
         stored = image[..., ::-1] if image.ndim == 3 else image
         for kind in (".png", ".tif"):
             data = cv2.imencode(kind, stored)[1].tobytes()
-            np.testing.assert_array_equal(read_picture(data), expected)
+            difference = read_picture(data).astype(int) - expected
+            assert np.abs(difference).max() <= 1  # TIFF divides by 257, PNG by 256
 
 
 def test_grey_palette_and_one_bit_become_rgb(pixels):
