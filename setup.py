@@ -41,7 +41,13 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14", "scikit-learn>=1.5"],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.14",
+            "scikit-learn>=1.5",
+        ],
         "torch": ["torch>=2.6"],  # reads .pth and .bin weight files
         "prepare": ["tensorflow-cpu>=2.18"],  # only to prepare stock TFDS data sets
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],

@@ -69,7 +69,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
       UserError: the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")
     with told(f"{path} could not be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

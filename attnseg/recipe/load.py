@@ -144,7 +144,10 @@ def load_config(path: str, changes: Mapping[str, Any] | None = None) -> ConfigDi
     check(Path(file).is_file(), f'there is no configuration file "{file}".')
     spec = importlib.util.spec_from_file_location("attnseg_config", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{file} line {error.lineno} is no Python: {error.msg}.") from error
     check(hasattr(module, "get_config"), f"{file} has no function get_config.")
     config = module.get_config(argument) if argument else module.get_config()
     config.lock()

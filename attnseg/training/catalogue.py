@@ -93,7 +93,8 @@ class Catalogue:
             + "); put a copy back, or delete the folder to start anew.",
         )
         for step in reversed(steps):
-            if step not in sound and step not in self._told:
+            gone = not (self.folder / str(step)).is_dir()  # a run that goes on deletes old ones
+            if step not in sound and step not in self._told and not gone:
                 self._told.add(step)
                 (say or _warn)(f"checkpoint {step} is damaged and passed over: {self.why(step)}")
         return sound

@@ -108,3 +108,9 @@ def test_any_config_of_a_run(tmp_path_factory, content):
 def test_a_value_of_the_wrong_type_is_refused(changes, message):
     with pytest.raises(attnseg.UserError, match=message):
         load_config(tiny.CONFIG, changes)
+
+
+def test_a_configuration_file_that_is_no_python(tmp_path):
+    (tmp_path / "c.py").write_text("def get_config():\n    return (\n")
+    with pytest.raises(attnseg.UserError, match=r"c\.py line 2 is no Python: '\(' was never cl"):
+        load_config(str(tmp_path / "c.py"))

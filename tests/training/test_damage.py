@@ -107,7 +107,7 @@ def test_the_best_and_the_latest_of_the_sound_ones_are_found(copy):
         checkpoints, said = Checkpoints(copy), []
         assert checkpoints.find(which, said.append) == 4
         checkpoints.close()
-        assert [line[:24] for line in said[:2]] == [f"checkpoint {s} is damaged" for s in (6, 2)]
+        assert [line[:23] for line in said[:2]] == [f"checkpoint {s} is damaged" for s in (6, 2)]
         assert said[2] == f"of the sound checkpoints the {which} is 4"
 
 
