@@ -35,7 +35,10 @@ def saved_shapes(reader: ocp.Checkpointer, path: Path) -> dict[str, tuple[int, .
         found = flat(getattr(found, "tree", found))
     except Exception as error:  # a file that was never verified can raise anything
         raise DamagedError(f"its list of arrays cannot be read ({reason(error)})") from error
-    return {name: tuple(x.shape) for name, x in found.items() if hasattr(x, "shape")}
+    shapes = {name: tuple(x.shape) for name, x in found.items() if hasattr(x, "shape")}
+    if not shapes:  # Orbax finds none where it cannot read the list in the array files
+        raise DamagedError("its arrays cannot be read (none is found)")
+    return shapes
 
 
 def check_fit(path: Path, saved: dict[str, tuple[int, ...]], target: Any) -> None:

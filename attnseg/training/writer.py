@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from attnseg.training import manifest, step_folder
 from attnseg.training.catalogue import Catalogue
 from attnseg.training.state import TrainState
 
+_PATIENCE = 20  # tries to delete what a failed save has left, a tenth of a second apart
+
 
 class _OneTelling(logging.Filter):
-    """Drops Orbax's traceback of a save that failed; `Writer.check` raises it as one sentence."""
+    """Drops Orbax's tracebacks of a save that failed; `Writer.check` raises it as one sentence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "in background save thread" not in record.getMessage()
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Writer:
@@ -44,6 +47,7 @@ class Writer:
         self._orbax: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
+        self._failed = False
         self._quiet = _OneTelling()
 
     def start(
@@ -114,11 +118,20 @@ class Writer:
                 step_folder.remove(self._folder / str(step))
 
     def _fail(self, step: int, error: BaseException) -> None:
-        self._failure = (step, error)
-        if jax.process_index() == 0:
-            with contextlib.suppress(OSError):  # it would only keep the disk full
+        with contextlib.suppress(Exception):  # the rest of what fails with it
+            self._orbax.wait_until_finished()
+        self._sweep()
+        self._failure, self._failed = (step, error), True
+
+    def _sweep(self) -> None:
+        """Deletes what a failed save has left, which would only keep the disk full."""
+        for _ in range(_PATIENCE if jax.process_index() == 0 else 0):
+            try:
                 for path in step_folder.list_unfinished(self._folder):
                     step_folder.remove(path)
+                return
+            except OSError:  # threads of Orbax are still writing there
+                time.sleep(0.1)
 
     def check(self) -> None:
         """Tells, without waiting, whether a save that was started has failed.
@@ -160,5 +173,8 @@ class Writer:
             self.wait()
         finally:
             if self._orbax is not None:
-                self._orbax.close()
+                with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():
+                    self._orbax.close()
                 self._orbax = None
+            if self._failed:
+                self._sweep()

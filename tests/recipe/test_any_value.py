@@ -12,7 +12,8 @@ from attnseg.recipe import load_config
 from attnseg.recipe.load import from_dict, leaves, to_dict
 from attnseg.recipe.run import _read_config
 
-steady = settings(derandomize=True, deadline=None, max_examples=400)
+steady = settings(derandomize=True, deadline=None, max_examples=150)
+few = settings(steady, max_examples=40)  # each makes a whole configuration
 USUAL = load_config(tiny.CONFIG)
 KEYS = sorted(leaves(USUAL))
 scalars = st.one_of(
@@ -39,8 +40,7 @@ def loads_or_one_sentence(load):
     try:
         config = load()
     except attnseg.UserError as error:
-        assert len(str(error).splitlines()) <= 1 or "\\n" in repr(error), str(error)
-        assert len(str(error)) < 3000
+        assert str(error).endswith((".", "?")) and len(str(error)) < 3000
     else:
         assert leaves(from_dict(to_dict(config))) == leaves(config)  # what is saved is read again
 
@@ -57,7 +57,7 @@ def test_any_key(key, value):
     loads_or_one_sentence(lambda: load_config(tiny.CONFIG, {key: value}))
 
 
-@steady
+@few
 @given(
     st.one_of(
         values,

@@ -214,12 +214,13 @@ def test_a_file_where_a_folder_is_needed(tmp_path, capfd):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_metric_log_on_a_full_disk(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = MetricLog(tmp_path, tensorboard=False)
-    message = r"metrics\.jsonl could not be written: no space left on device; free some space\."
-    with pytest.raises(UserError, match=message):
-        log.write(1, "train", {"loss": 1.0})
     log.close()
+    message = r"metrics\.jsonl could not be written: no space left on device; free some space\."
+    with Path("/dev/full").open("a") as log._file:  # as if the disk had filled up meanwhile
+        with pytest.raises(UserError, match=message):
+            log.write(1, "train", {"loss": 1.0})
+        log.close()
 
 
 def test_any_file_that_a_program_cannot_write(tmp_path, capfd):
