@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from attnseg.core.errors import UserError
+from attnseg.core.errors import UserError, check
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types in a PNG header
 _DAMAGED = "the {} cannot be decoded; is the file damaged?"
 MAX_PIXELS = 2**27  # of an image; 400 MB as RGB
 _TOO_LARGE = (
-    "the {} claims {}, more than the {:,} pixels that are read; cut it into tiles, or remove it if "
+    "{} claims {}, more than the {:,} pixels that are read; cut it into tiles, or remove it if "
     "it comes from a stranger."
 )
 
@@ -28,7 +28,7 @@ def decode_image(data: bytes) -> np.ndarray:
     Raises:
       UserError: `data` is no image that can be read, or claims more than `MAX_PIXELS`.
     """
-    _check_size(data, "image")
+    check(check_size(data, "the image"), _DAMAGED.format("image"))
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = _decode(data, flags)
     if pixels is None:
@@ -59,7 +59,7 @@ def decode_mask(data: bytes) -> np.ndarray:
     Raises:
       UserError: `data` cannot be read, or claims more than `MAX_PIXELS`.
     """
-    _check_size(data, "annotation")
+    check(check_size(data, "the annotation"), _DAMAGED.format("annotation"))
     depth, colour = (data[24], data[25]) if _has_header(data) else (8, None)
     if colour == _PALETTE:  # OpenCV would answer with the palette's colours
         return _palette_indices(data)
@@ -73,20 +73,31 @@ def decode_mask(data: bytes) -> np.ndarray:
     return label
 
 
-def _check_size(data: bytes, what: str) -> None:
+def check_size(data: bytes, what: str) -> bool:
     """Refuses what would not fit into memory by the size in its header, before it is decoded.
 
     A few kilobytes of any format can stand for gigabytes of pixels.
+
+    Args:
+      data: an image file.
+      what: begins the message, as "the image".
+
+    Returns:
+      Whether the size could be read; False for damaged headers and formats that Pillow lacks.
+
+    Raises:
+      UserError: the image claims more than `MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:  # reads the header only
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise UserError(_TOO_LARGE.format(what, "to be enormous", MAX_PIXELS)) from error
-    except Exception as error:  # readers of damaged headers raise anything
-        raise UserError(_DAMAGED.format(what)) from error
+    except Exception:  # readers of damaged headers raise anything
+        return False
     if width * height > MAX_PIXELS:
         raise UserError(_TOO_LARGE.format(what, f"{width}x{height} pixels", MAX_PIXELS))
+    return True
 
 
 def _has_header(data: bytes) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from attnseg.core.errors import UserError, check
+from attnseg.data.decode import check_size
 
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _WIDE = ("F", "I")  # Pillow's modes of 32 bits a pixel
@@ -34,9 +35,11 @@ def read_picture(source: str | os.PathLike | bytes) -> np.ndarray:
       u8 [h w 3] RGB.
 
     Raises:
-      UserError: there is no such file, or it is no image that can be read whole.
+      UserError: there is no such file, it is no image that can be read whole, or it claims more
+        pixels than `attnseg.data.decode.MAX_PIXELS`.
     """
     name, data = _load(source)
+    check_size(data, name)
     head = _head(data)
     mode = head.mode if head is not None else None
     check(

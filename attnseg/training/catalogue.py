@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from attnseg.core.errors import check
+from attnseg.core.gather import gather
 from attnseg.training import step_folder
 from attnseg.training.step_folder import Verdict
 
@@ -28,13 +27,7 @@ def _of_first_process(find: Callable[[], Any]) -> Any:
 
     So all processes of a job agree, and one of them reads the files for all.
     """
-    if jax.process_count() == 1:
-        return find()
-    mine = jax.process_index() == 0
-    text = np.frombuffer(json.dumps(find()).encode() if mine else b"", np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    text = text if mine else np.zeros(size, np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(text)).tobytes())
+    return json.loads(gather(json.dumps(find()) if jax.process_index() == 0 else "")[0])
 
 
 class Catalogue:

@@ -15,6 +15,7 @@ from PIL import Image
 from attnseg import UserError
 from attnseg.data import decode
 from attnseg.data.decode import decode_image, decode_label, decode_mask
+from attnseg.data.picture import read_picture
 
 KINDS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
 LACKS = {"JPEG": ("P", "1", "RGBA", "LA"), "BMP": ("LA",), "WEBP": ("P", "1", "LA")}
@@ -79,7 +80,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-@pytest.mark.parametrize("read", [decode_image, decode_label, decode_mask])
+@pytest.mark.parametrize("read", [decode_image, decode_label, decode_mask, read_picture])
 def test_decompression_bombs_are_refused_before_memory_is_taken(name, read, monkeypatch):
     def never(*_):
         raise AssertionError("decoded")
@@ -88,7 +89,7 @@ def test_decompression_bombs_are_refused_before_memory_is_taken(name, read, monk
     monkeypatch.setattr(decode, "_palette_indices", never)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"the (image|annotation) claims .* cut it into tiles"):
+        with pytest.raises(UserError, match=r"^the (image|annotation) claims .* cut it into tiles"):
             read(BOMBS[name])
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
@@ -124,14 +125,14 @@ def test_orientation_tags_and_broken_ones_change_no_pixel():
 
 def pixels_or_sentence(data):
     """Whatever the bytes: an array as promised, or a `UserError` of one line."""
-    for read in (decode_image, decode_mask, decode_label):
+    for read in (decode_image, decode_mask, decode_label, read_picture):
         try:
             pixels = read(data)
         except UserError as error:
             assert len(str(error).splitlines()) == 1
         else:
             assert pixels.ndim == 2 or pixels.shape[2] == 3
-            if read is decode_image:
+            if read in (decode_image, read_picture):
                 assert pixels.dtype == np.uint8 and pixels.ndim == 3
 
 
