@@ -21,6 +21,8 @@ import numpy as np
 
 from attnseg.core.errors import check, check_shape
 from attnseg.models.assembled import Segmenter
+from attnseg.models.backbones.conv2former import Conv2Former
+from attnseg.models.backbones.swin import Swin
 
 SHARES = (0.2, 0.5, 0.9, 0.99)
 
@@ -30,7 +32,7 @@ class Field(NamedTuple):
 
     Attributes:
       values: f32 [h w] over the image's pixels, not negative, largest 1.
-      centre: (y, x) of the middle of the feature's cell, in pixels from the upper left corner.
+      centre: (y, x) of the place the feature stands for, in pixels from the upper left corner.
       stride: pixels a cell stands for.
     """
 
@@ -46,6 +48,7 @@ def receptive_fields(
     *,
     draws: int = 4,
     seed: int = 0,
+    patches: bool = False,
 ) -> list[Field]:
     """The field of the central feature of each map that `function` returns.
 
@@ -55,6 +58,9 @@ def receptive_fields(
       images: normalised, f32 [n h w 3]; gradients differ from image to image.
       draws: random signs for each image; more make a smoother field of the same shape.
       seed: of the signs.
+      patches: cells are patches that do not overlap, as Swin's, so that a feature stands for the
+        middle of its patch; otherwise, after convolutions of odd size with padding, cell i of
+        stride s stands for pixel i s.
 
     Raises:
       UserError: images of another shape, or fewer than one draw.
@@ -70,10 +76,16 @@ def receptive_fields(
         top = values.max()
         rows, columns = shape.shape[1:3]
         cells = zip((rows // 2, columns // 2), (rows, columns), (h, w), strict=True)
-        centre = tuple((cell + 0.5) * side / count for cell, count, side in cells)
+        place = functools.partial(_place, patches=patches)
+        centre = tuple(place(cell, round(side / count)) for cell, count, side in cells)
         values = (values / top if top > 0 else values).astype(np.float32)
         fields.append(Field(values, centre, round(h / rows)))
     return fields
+
+
+def _place(cell: int, stride: int, patches: bool) -> float:
+    """Middle of the pixel, or of the patch, that a cell stands for."""
+    return cell * stride + (stride / 2 if patches else 0.5)
 
 
 def _squares(function, variables, images, draws: int, seed: int) -> np.ndarray:
@@ -141,6 +153,11 @@ def stage_maps(model: nn.Module) -> Callable[..., tuple[jax.Array, ...]]:
         return model.apply(variables, images, method=inside)
 
     return maps
+
+
+def has_patches(model: nn.Module) -> bool:
+    """Whether the stages of a network are joined by patches and not by overlapping convolutions."""
+    return isinstance(model.backbone, Swin | Conv2Former)
 
 
 def field_names(fields: Sequence[Field], model: nn.Module) -> list[str]:

@@ -20,6 +20,7 @@ from attnseg.infer.inside import look_inside
 from attnseg.infer.receptive_field import (
     SHARES,
     field_names,
+    has_patches,
     receptive_fields,
     square_side,
     stage_maps,
@@ -36,6 +37,7 @@ from attnseg.viz.field import FieldPanel, plot_fields
 Say = Callable[[str], None]
 NOISE = "noise"  # in place of an image: independent normal numbers
 NOISE_SIZE = (224, 224)
+EVEN = 4.0  # times the mean: the brightest of an attention map at least
 COLUMNS = 9  # pictures in a line
 SHOWN_SHARES = (0.5, 0.9)  # of the field, drawn as squares
 
@@ -148,7 +150,7 @@ def attention(
         )
         chosen = _chosen(maps, layers)
         place = f"y={pixel[0]} x={pixel[1]}"
-        panels = [(name, heat(image, values, pixel)) for name, values in chosen.items()]
+        panels = [(name, heat(image, values, pixel, even=EVEN)) for name, values in chosen.items()]
         rows.append((place, [("image", marked(image, pixel)), *panels]))
         say(f"{place}: {', '.join(chosen)}")
     plot_panels(rows, path, COLUMNS)
@@ -229,7 +231,8 @@ def fields(
     for network in networks:
         batch = _field_images(network, images, size)
         maps = stage_maps(network.model)
-        found = receptive_fields(maps, network.variables, batch, draws=draws)
+        patches = has_patches(network.model)
+        found = receptive_fields(maps, network.variables, batch, draws=draws, patches=patches)
         name = network.config.model.name
         label = name if name not in widths else f"{name} ({len(widths) + 1})"
         panels, widths[label] = [], {}

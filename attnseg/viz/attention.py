@@ -21,6 +21,8 @@ def heat(
     values: np.ndarray,
     pixel: tuple[int, int] | None = None,
     opacity: float = 0.65,
+    *,
+    even: float = 0.0,
 ) -> np.ndarray:
     """Lays a map over its image, from dark violet (nothing) to light yellow (the most).
 
@@ -29,6 +31,8 @@ def heat(
       values: f32 [gh gw], not negative, on any grid; it is enlarged smoothly.
       pixel: (y, x) to mark with a cross.
       opacity: of the colours.
+      even: what is brightest has at least so many times the mean, so that a map that is nearly the
+        same everywhere is not painted as if it had peaks.
 
     Returns:
       u8 [h w 3]. Colours follow the square root, so that weak parts are seen too; the 99.5th
@@ -43,7 +47,7 @@ def heat(
     check_shape(image, (None, None, 3), "image under a map")
     check_shape(values, (None, None), "map")
     h, w = image.shape[:2]
-    top = max(float(np.percentile(values, 99.5)), float(values.max()) / 4)
+    top = max(np.percentile(values, 99.5), values.max() / 4, even * values.mean())
     scaled = np.sqrt(np.clip(values / top if top > 0 else values, 0, 1)).astype(np.float32)
     scaled = np.clip(cv2.resize(scaled, (w, h), interpolation=cv2.INTER_LINEAR), 0, 1)
     colours = colormaps["inferno"](scaled)[..., :3].astype(np.float32) * 255

@@ -49,7 +49,9 @@ def save_figure(figure, path: str | Path, most: int = 380_000) -> None:
     picture.save(encoded, format="PNG", optimize=True)
     if encoded.tell() > most:
         encoded = io.BytesIO()
-        picture.quantize(256).save(encoded, format="PNG", optimize=True)
+        palette = picture.quantize(256)
+        fewer = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+        fewer.save(encoded, format="PNG", optimize=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.getvalue())

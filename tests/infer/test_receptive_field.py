@@ -60,6 +60,11 @@ def test_stacked_boxes_have_the_closed_form():
     strided = fields[3]
     rows = np.flatnonzero(strided.values.sum(1))
     assert len(rows) == 7 and rows.mean() == 8
+    assert strided.centre == (8.5, 8.5)
+    patches = receptive_fields(
+        lambda _, x: (x[:, ::4, ::4],), {}, IMAGES[:, :16, :16], patches=True
+    )
+    assert patches[0].centre == (10.0, 10.0)
 
 
 def test_a_vector_of_features_counts_by_the_norm_of_its_derivative():
