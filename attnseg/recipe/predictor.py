@@ -11,11 +11,9 @@ from ml_collections import ConfigDict
 
 from attnseg import data, infer
 from attnseg.core.errors import check
-from attnseg.recipe import assemble
-from attnseg.recipe.load import load_config, override, validate
-from attnseg.recipe.trained import load_trained
+from attnseg.recipe.load import override, validate
+from attnseg.recipe.trained import load_published, load_trained
 from attnseg.recipe.views import eval_views
-from attnseg.weights import load_weights
 
 # Keys that say how an image is looked at; the others have done their work in training.
 _KEYS = ("eval.", "data.crop", "data.keep_ratio", "augment.interpolation")
@@ -70,21 +68,8 @@ class Predictor(infer.Predictor):
         Raises:
           UserError: weights that do not fill the model.
         """
-        changes = {**(changes or {}), "init.weights": str(weights)}
-        if isinstance(config, ConfigDict):
-            config = config.copy_and_resolve_references()
-            override(config, changes)
-            validate(config)
-        else:
-            config = load_config(str(config), changes)
-        assemble.with_layout(config, lambda _: None)
-        model, info = assemble.build_model(config), assemble.dataset_info(config)
-        variables, report = load_weights(model, config.init.weights)
-        check(
-            not report.skipped,
-            f"{weights} does not fill {', '.join(sorted(report.skipped)[:3])}; a model with random "
-            "parts predicts nothing. Choose the configuration the weights were made for.",
-        )
+        trained = load_published(config, weights, changes, say=lambda _: None)
+        model, variables, info, config = trained
         return cls(model, variables, info, geometry=geometry(config, info), batch=batch)
 
 

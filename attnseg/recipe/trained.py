@@ -15,7 +15,7 @@ from attnseg.core.errors import UserError, check
 from attnseg.core.types import IMAGENET, Normalisation
 from attnseg.models import zoo
 from attnseg.recipe import assemble
-from attnseg.recipe.load import from_dict, load_config, override
+from attnseg.recipe.load import from_dict, load_config, override, validate
 from attnseg.training.checkpoint import FOLDER, Checkpoints
 from attnseg.weights import load_weights
 from attnseg.weights.rules import AUX_HEAD
@@ -105,17 +105,18 @@ def load_published(
     if isinstance(config, ConfigDict):
         config = config.copy_and_resolve_references()
         override(config, changes)
+        validate(config)
     else:
         config = load_config(str(config), changes)
     assemble.with_layout(config, say)
     model = assemble.build_model(config)
-    variables, report = load_weights(model, config.init.weights, image_size=config.data.crop)
+    variables, report = load_weights(model, config.init.weights)
     # Auxiliary heads only help training.
     skipped = [name for name in report.skipped if name.split("/")[1] != AUX_HEAD]
     check(
         not skipped,
-        f"{weights} does not fill {', '.join(sorted(skipped)[:3])}; choose the configuration that "
-        "the weights were made for.",
+        f"{weights} does not fill {', '.join(sorted(skipped)[:3])}; a network with random parts is "
+        "of no use. Choose the configuration the weights were made for.",
     )
     return Trained(model, variables, assemble.dataset_info(config), config)
 
