@@ -50,7 +50,7 @@ class Seen:
         shares = self.prediction.shares()
         colours = dict(zip(self.prediction.class_names, self.prediction.palette, strict=True))
         rows = [(n, s, colours[n]) for n, s in shares.items() if s >= SMALLEST]
-        return _bars("class", "share of the image", sorted(rows, key=lambda row: -row[1]))
+        return _bars("class", "share", sorted(rows, key=lambda row: -row[1]))
 
     def look(self, pixel: tuple[int, int]) -> list[str]:
         """Looks where the network attends for a pixel (y, x) of the image; names of the maps."""
@@ -107,5 +107,5 @@ def _bars(what: str, value: str, rows: list[tuple[str, float, np.ndarray | None]
             f'<td class="number">{100 * number:.1f} %</td><td class="bar"><div style="width:'
             f'{100 * number:.2f}%;background:{rgb}"></div></td></tr>'
         )
-    head = f"<tr><th>{what}</th><th>{value}</th><th></th></tr>"
+    head = f'<tr><th>{what}</th><th class="number">{value}</th><th></th></tr>'
     return f'<table class="classes">{head}{"".join(lines)}</table>'

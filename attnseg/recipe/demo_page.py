@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from typing import Any
 
@@ -20,16 +21,19 @@ POLICY = (
     "connect-src 'self' ws: blob: data:; media-src 'self' blob:"
 )
 STYLE = """
-table.classes { border-collapse: collapse; width: 100%; }
-table.classes th { text-align: left; font-weight: 600; padding: 2px 8px; }
-table.classes td { padding: 2px 8px; white-space: nowrap; border: none; }
-table.classes td.number { text-align: right; font-variant-numeric: tabular-nums; }
+table.classes { border-collapse: collapse; width: 100%; margin-top: 8px; }
+table.classes, table.classes tr, table.classes th, table.classes td { border: none !important; }
+table.classes th, table.classes td { padding: 2px 8px !important; white-space: nowrap; }
+table.classes th { text-align: left; font-weight: 600; }
+table.classes .number { text-align: right; font-variant-numeric: tabular-nums; }
 table.classes td.bar { width: 60%; }
 table.classes td.bar div { height: 12px; border-radius: 2px; min-width: 1px;
   box-shadow: inset 0 0 0 1px rgba(128, 128, 128, 0.5); }
 table.classes .swatch { display: inline-block; width: 12px; height: 12px; margin-right: 8px;
   border: 1px solid #777; vertical-align: -1px; }
 """
+HEIGHT = 380  # pixels of a picture on the page
+CLASSES = 30  # named at the top at most
 
 
 def load_gradio() -> Any:
@@ -67,7 +71,7 @@ def build_page(predictor: Predictor, title: str):
     def on_opacity(seen: Seen | None, opacity: float):
         return None if seen is None else seen.picture(opacity)
 
-    def on_pixel(seen: Seen | None, layer: str | None, event: gr.SelectData):
+    def on_pixel(seen: Seen | None, layer: str | None, event):
         if seen is None or not looks:
             return NO_ATTENTION, gr.update(), None
         x, y = event.index
@@ -76,12 +80,20 @@ def build_page(predictor: Predictor, title: str):
         choices = gr.update(choices=names, value=chosen, visible=True)
         return seen.told(), choices, seen.attention(chosen)
 
+    # What gradio knows the event by; as a string it would look for `gr` among the globals.
+    on_pixel.__annotations__["event"] = gr.SelectData
+
     def on_layer(seen: Seen | None, layer: str | None):
         return seen.attention(layer) if seen and seen.pixel and layer else None
 
+    names = ", ".join(map(html.escape, info.classes[:CLASSES]))
+    if len(info.classes) > CLASSES:
+        names += ", …"
+    answer = dict(
+        format="png", interactive=False, height=HEIGHT, buttons=["download", "fullscreen"]
+    )
     with gr.Blocks(title=title, analytics_enabled=False) as page:
-        gr.Markdown(f"## {title}\n{len(info.classes)} classes: {', '.join(info.classes[:30])}"
-                    f"{', …' if len(info.classes) > 30 else ''}")  # fmt: skip
+        gr.Markdown(f"## {html.escape(title)}\n{len(info.classes)} classes: {names}")
         seen = gr.State()
         with gr.Row():
             image = gr.Image(
@@ -89,37 +101,27 @@ def build_page(predictor: Predictor, title: str):
                 image_mode=None,  # the file as it is: depth and orientation are ours to read
                 sources=["upload", "clipboard"],
                 label="Image",
-                height=420,
+                height=HEIGHT,
                 elem_id="image",
             )
-            shown = gr.Image(
-                format="png",
-                label="Prediction",
-                interactive=False,
-                height=420,
-                elem_id="prediction",
-            )
-        opacity = gr.Slider(
-            0,
-            1,
-            USUAL_OPACITY,
-            step=0.05,
-            label="Opacity of the classes",
-            elem_id="opacity",
-            visible=predictor.segments,
-        )
+            shown = gr.Image(label="Prediction", elem_id="prediction", **answer)
         with gr.Row():
-            shares = gr.HTML(elem_id="shares")
+            with gr.Column():
+                opacity = gr.Slider(
+                    0,
+                    1,
+                    USUAL_OPACITY,
+                    step=0.05,
+                    label="Opacity of the classes",
+                    elem_id="opacity",
+                    visible=predictor.segments,
+                )
+                shares = gr.HTML(elem_id="shares")
             with gr.Column():
                 told = gr.Markdown(INVITATION if looks else NO_ATTENTION, elem_id="told")
                 layer = gr.Dropdown(label="Layer", choices=[], visible=False, elem_id="layer")
                 attention = gr.Image(
-                    format="png",
-                    label="Attention",
-                    interactive=False,
-                    height=420,
-                    elem_id="attention",
-                    visible=looks,
+                    label="Attention", elem_id="attention", visible=looks, **answer
                 )
         image.change(
             on_image, [image, opacity], [seen, shown, shares, told, layer, attention],

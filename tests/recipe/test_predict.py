@@ -159,7 +159,7 @@ def test_files_patterns_and_what_is_not_there(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for given, output, told in (
         ([tmp_path / "nothing"], "out", "there is no file or folder"),
-        ([tmp_path / "empty"], "out", "no image or video in .*empty; known types are .avif"),
+        ([tmp_path / "empty"], "out", "no image or video in .*empty; known types are .avi "),
         ([f"{folder}/*.gif"], "out", "no image or video matches"),
         ([folder], folder, "is the input folder itself"),
         ([folder], folder / "b.png", "is a file; --output is a folder"),
