@@ -151,6 +151,11 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     _check_crop(config, train_source)
     _check_data(config, train_source, "train", say)
     _check_data(config, val_source, config.eval.split, say)
+    train_source = assemble.cached(config, train_source)
+    val_source = assemble.cached(config, val_source)
+    for source in (train_source, val_source):
+        if isinstance(source, data.Decoded):
+            say(source.describe())
     job = assemble.build_job(config, train=train_source, val=val_source)
     return Plan(config, workdir, train_source, val_source, job)
 
