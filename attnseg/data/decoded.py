@@ -56,7 +56,7 @@ class Decoded:
         key = f"{source!r} {source.stamp} {info.classes} {sorted(info.label_map.items())}"
         name = f"{info.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._path = pathlib.Path(folder).expanduser() / FOLDER / name
-        self._full = False
+        self._broken = False
         self._opened: tuple[int, PixelStore] | None = None
         try:
             self._store()
@@ -89,7 +89,7 @@ class Decoded:
         if isinstance(stored, _Found):
             return stored.example
         example = self._source.decode(index, stored)
-        if not self._full:
+        if not self._broken:
             self._keep(int(index), example)
         return example
 
@@ -115,13 +115,12 @@ class Decoded:
 
     def _keep(self, index: int, example: Example) -> None:
         try:
-            room = self._store().put(index, example[IMAGE], example[LABEL], example[ID])
+            self._store().put(index, example[IMAGE], example[LABEL], example[ID])
         except OSError as error:  # no reason to stop: the files are still there
+            self._broken = True
             logging.warning(
                 'No more decoded examples are kept in "%s" (%s).', self._path, error.strerror
             )
-            room = False
-        self._full = not room
 
     def _check_room(self, info: DatasetInfo) -> None:
         """Refuses a disk that is too full for the store, by the size of its first example."""
@@ -129,7 +128,10 @@ class Decoded:
         missing = len(self) - held
         if not missing or used >= self._limit:
             return
-        first = self._source[0]
+        try:
+            first = self._source[0]
+        except UserError:  # whether it may be left out is decided elsewhere
+            return
         needed = min(missing * (first[IMAGE].nbytes + first[LABEL].nbytes), self._limit - used)
         free = shutil.disk_usage(self._path.parent).free
         check(

@@ -17,7 +17,9 @@ import threading
 import numpy as np
 
 _FORMAT = 1  # raise it when the decoding or the layout changes
-_HEADER = ("format", "examples", "end")  # end: first byte of the pixels that nobody has claimed
+# The index is i64 [1 + examples, 6]: first format, number of examples, and the first byte of the
+# pixels that nobody has claimed; then a row for each example.
+_END = 2
 _ROW = ("start", "height", "width", "label_height", "label_width", "name")  # start: 0 is "absent"
 _FIRST = 1  # where the first example begins, so that 0 can mean absence
 
@@ -75,26 +77,26 @@ class PixelStore:
         Raises:
           OSError: the disk is full or fails.
         """
-        data = image.tobytes() + label.tobytes() + name.encode()
+        text = name.encode()
+        size = image.nbytes + label.nbytes + len(text)
         with self._locked(fcntl.LOCK_EX):
             if self._index[1 + number, 0]:
                 return True
-            start = int(self._index[0, _HEADER.index("end")])
-            if start + len(data) > self._limit:
+            start = int(self._index[0, _END])
+            if start + size > self._limit:
                 return False
-            self._index[0, _HEADER.index("end")] = start + len(data)
-        _write(self._pixels, data, start)
+            self._index[0, _END] = start + size
+        _write(self._pixels, image.tobytes() + label.tobytes() + text, start)
         os.fsync(self._pixels)
         with self._locked(fcntl.LOCK_EX):
-            row = (start, *image.shape[:2], *label.shape, len(name.encode()))
-            self._index[1 + number] = row
+            self._index[1 + number] = (start, *image.shape[:2], *label.shape, len(text))
         return True
 
     def size(self) -> tuple[int, int]:
         """The number of examples in it, and of bytes."""
         with self._locked(fcntl.LOCK_SH):
             held = np.count_nonzero(self._index[1:, 0])
-            return int(held), int(self._index[0, _HEADER.index("end")]) - _FIRST
+            return int(held), int(self._index[0, _END]) - _FIRST
 
     def close(self) -> None:
         """Lets go of the files; arrays handed out stay valid."""

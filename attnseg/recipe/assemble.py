@@ -303,7 +303,7 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
     evaluation = build_evaluation(config, val)
     part = config.data.batch_size // config.train.accumulate
     check_batch_size(evaluation.mesh, part, "data.batch_size / train.accumulate")
-    info, model = dataset_info(config), build_model(config)
+    model = build_model(config)
     steps = training_steps(config, train)
     schedule = make_schedule(
         config.schedule.name,
@@ -347,11 +347,16 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
         split=config.eval.split,
-        meta={
-            "config": to_dict(config),
-            "classes": list(info.classes),
-            "palette": np.asarray(info.palette).tolist(),
-            "label_map": {str(k): v for k, v in info.label_map.items()},
-            "normalisation": [list(values) for values in info.normalisation],
-        },
+        meta={"config": to_dict(config), **data_meta(config)},
     )
+
+
+def data_meta(config: ConfigDict) -> dict[str, Any]:
+    """What a checkpoint stores of the data: classes, palette, label map, normalisation."""
+    info = dataset_info(config)
+    return {
+        "classes": list(info.classes),
+        "palette": np.asarray(info.palette).tolist(),
+        "label_map": {str(k): v for k, v in info.label_map.items()},
+        "normalisation": [list(values) for values in info.normalisation],
+    }
