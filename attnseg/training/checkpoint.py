@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from attnseg.core.errors import UserError
 from attnseg.core.files import check_writable, write_json
 from attnseg.training import step_folder
 from attnseg.training.catalogue import Catalogue, Say
