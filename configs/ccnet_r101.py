@@ -3,7 +3,7 @@
 python launch/main.py --config=configs/ccnet_r101.py[:DATA]
 
 DATA: shapes (default) | camvid | camvid_full | folder | camvid_post | ade20k | cityscapes |
-cityscapes_official, see attnseg/recipe/convolutional.py
+cityscapes_official | coco_stuff164k, see attnseg/recipe/convolutional.py
 """
 
 from attnseg.recipe import convolutional

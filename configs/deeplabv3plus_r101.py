@@ -2,8 +2,8 @@
 
 python launch/main.py --config=configs/deeplabv3plus_r101.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | folder | ade20k | cityscapes | cityscapes_official,
-see attnseg/recipe/convolutional.py
+DATA: shapes (default) | camvid | camvid_full | folder | ade20k | cityscapes | cityscapes_official |
+coco_stuff164k, see attnseg/recipe/convolutional.py
 """
 
 from attnseg.recipe import convolutional

@@ -2,8 +2,8 @@
 
 python launch/main.py --config=configs/segformer_b3.py[:DATA]
 
-DATA: shapes (default) | camvid | camvid_full | folder | ade20k | cityscapes,
-see attnseg/recipe/segformer.py
+DATA: shapes (default) | camvid | camvid_full | folder | ade20k | cityscapes |
+coco_stuff164k, see attnseg/recipe/segformer.py
 """
 
 from attnseg.recipe import segformer

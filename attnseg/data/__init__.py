@@ -2,6 +2,7 @@
 
 from attnseg.data.benchmarks import DATASETS
 from attnseg.data.classification_transforms import CentreCrop, RandomResizedCrop
+from attnseg.data.decoded import Decoded
 from attnseg.data.failures import Replacing
 from attnseg.data.folder_source import NAME as FOLDER
 from attnseg.data.folder_source import Folder
@@ -24,6 +25,7 @@ __all__ = [
     "FOLDER",
     "CentreCrop",
     "DatasetInfo",
+    "Decoded",
     "EvalResize",
     "Folder",
     "LabelReport",

@@ -168,10 +168,24 @@ class FolderSource:
           UserError: a file cannot be read, holds values that are no class, or the annotation is
             of another size than its image; names the file.
         """
+        return self.decode(index, self.read(index))
+
+    def read(self, index: int) -> tuple[bytes, bytes | None]:
+        """The files of example `index`: image and, of segmentation data, annotation.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
         record = self._records[int(index)]
-        image = _about(record.image, decode_image, _read(record.image))
+        masked = isinstance(record.label, str)
+        return _read(record.image), _read(record.label) if masked else None
+
+    def decode(self, index: int, files: tuple[bytes, bytes | None]) -> Example:
+        """The example in the files that `read` returned; raises as `__getitem__` does."""
+        record = self._records[int(index)]
+        image = _about(record.image, decode_image, files[0])
         if isinstance(record.label, str):
-            label = _about(record.label, self._annotation, _read(record.label))
+            label = _about(record.label, self._annotation, files[1])
             _check_sizes(record, image.shape[:2], label.shape)
         else:
             label = np.asarray(record.label, np.int32)
@@ -201,6 +215,11 @@ class FolderSource:
         )
         index = colours_to_ids(mask, self._classes.colours)
         return np.asarray(self._classes.colour_ids, np.int32)[index]
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the files do."""
+        return self._digest
 
     @functools.cached_property
     def _digest(self) -> str:

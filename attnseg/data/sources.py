@@ -23,7 +23,12 @@ from attnseg.data.tfds_source import TfdsSource
 
 
 class Source(Protocol):
-    """Examples by index. Can be pickled, and ``repr`` is the same in every process and run."""
+    """Examples by index. Can be pickled, and ``repr`` is the same in every process and run.
+
+    The sources of data sets also part ``source[index]`` into two steps, ``source.read(index)``,
+    which gives what is stored, and ``source.decode(index, stored)``; and they have a text
+    ``source.stamp``, which changes when the files do.
+    """
 
     cache_dir: str | None  # where facts about the data may be kept, if anywhere
 

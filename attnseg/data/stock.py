@@ -26,18 +26,26 @@ class Stock:
       splits: our name of a split -> TFDS's.
       label: the feature that is the label.
       manual: what `data.root` has to hold where TFDS cannot download; "" where it can.
+      folders: class folders can take its place.
     """
 
     splits: dict[str, str]
     label: str = LABEL
     manual: str = ""
+    folders: bool = False
 
+
+_FOLDERS = (
+    "; its images in class folders do without: --config.data.name=folder "
+    "--config.data.root=FOLDER (docs/data.md)"
+)
 
 STOCK: dict[str, Stock] = {
-    "cifar10": Stock({"train": "train", "val": "test", "test": "test"}),
+    "cifar10": Stock({"train": "train", "val": "test", "test": "test"}, folders=True),
     "imagenet2012": Stock(
         {"train": "train", "val": "validation"},
         manual="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar",
+        folders=True,
     ),
     "oxford_iiit_pet": Stock(
         {"train": "train", "val": "test", "test": "test"}, label="segmentation_mask"
@@ -69,7 +77,9 @@ def stock_folder(name: str, data_dir: str, root: str | None = None) -> str:
     check(
         importlib.util.find_spec("tensorflow") is not None,
         f'{name} is not prepared in "{folder}", and preparing it needs TensorFlow, once: '
-        "pip install 'attnseg[prepare]', or copy an ArrayRecord version of it there.",
+        "pip install 'attnseg[prepare]', or copy an ArrayRecord version of it there"
+        + (_FOLDERS if STOCK[name].folders else "")
+        + ".",
     )
     manual = STOCK[name].manual
     check(

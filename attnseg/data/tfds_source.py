@@ -58,7 +58,14 @@ class TfdsSource:
         Raises:
           UserError: the files are damaged or hold ids outside the label map; names the file.
         """
-        record = self._records[int(index)]
+        return self.decode(index, self.read(index))
+
+    def read(self, index: int) -> dict:
+        """The stored record of example `index`, its images still encoded."""
+        return self._records[int(index)]
+
+    def decode(self, index: int, record: dict) -> Example:
+        """The example in a record that `read` returned; raises as `__getitem__` does."""
         name = _first(record, ID, "file_name", default=f"{self._split}{index}")
         try:
             image = decode_image(record[IMAGE])
@@ -72,6 +79,13 @@ class TfdsSource:
             ID: name,
             SIZE: np.array(image.shape[:2], np.int32),
         }
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the files do: names, sizes and times of change of the copy's records."""
+        files = sorted(pathlib.Path(self.cache_dir).glob("*array_record*"))
+        stats = [(file.name, file.stat()) for file in files]
+        return " ".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
 
     def _read_label(self, stored: bytes | np.integer) -> np.ndarray:
         if self._info.task == "classification":

@@ -107,6 +107,25 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
     )
 
 
+def cached(config: ConfigDict, source: data.Source) -> data.Source:
+    """`source`, kept decoded on disk where ``data.cache`` says so.
+
+    Raises:
+      UserError: it is no segmentation data, or there is no room.
+    """
+    if config.data.cache == "none" or isinstance(source, data.Decoded):
+        return source
+    info = dataset_info(config)
+    check(
+        info.task == "segmentation",
+        f"data.cache={config.data.cache} is for masks; {info.name} is a {info.task} data set, so "
+        "set data.cache=none.",
+    )
+    return data.Decoded(
+        source, info, data.prepared_folder(config.data.prepared), config.data.cache_gb
+    )
+
+
 def max_skipped(config: ConfigDict) -> int | None:
     """Records that may turn out to be unreadable; None where none may."""
     return config.data.max_skipped if config.data.on_error == "skip" else None
@@ -265,7 +284,7 @@ def build_evaluation(config: ConfigDict, source: data.Source) -> Evaluation:
         init=init_function(config, model),
         apply=apply_functions(model)[1],
         task=build_task(config),
-        batches=functools.partial(eval_batches, config, source, mesh),
+        batches=functools.partial(eval_batches, config, cached(config, source), mesh),
         mesh=mesh,
         views=None if plain else views,
         examples=functools.partial(eval_examples, config, source),
@@ -280,10 +299,11 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
     Raises:
       UserError: sizes that do not fit the devices or the data.
     """
+    train, val = cached(config, train), cached(config, val)
     evaluation = build_evaluation(config, val)
     part = config.data.batch_size // config.train.accumulate
     check_batch_size(evaluation.mesh, part, "data.batch_size / train.accumulate")
-    info, model = dataset_info(config), build_model(config)
+    model = build_model(config)
     steps = training_steps(config, train)
     schedule = make_schedule(
         config.schedule.name,
@@ -327,11 +347,16 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
         split=config.eval.split,
-        meta={
-            "config": to_dict(config),
-            "classes": list(info.classes),
-            "palette": np.asarray(info.palette).tolist(),
-            "label_map": {str(k): v for k, v in info.label_map.items()},
-            "normalisation": [list(values) for values in info.normalisation],
-        },
+        meta={"config": to_dict(config), **data_meta(config)},
     )
+
+
+def data_meta(config: ConfigDict) -> dict[str, Any]:
+    """What a checkpoint stores of the data: classes, palette, label map, normalisation."""
+    info = dataset_info(config)
+    return {
+        "classes": list(info.classes),
+        "palette": np.asarray(info.palette).tolist(),
+        "label_map": {str(k): v for k, v in info.label_map.items()},
+        "normalisation": [list(values) for values in info.normalisation],
+    }

@@ -7,6 +7,7 @@ which retrain these papers' networks).
 DATA                 what                                              start
 cityscapes           80k steps of 8, crop 512x1024                     --config.init.weights=FILE
 ade20k               160k steps of 16, crop 512                        the same
+coco_stuff164k       80k steps of 16, crop 512                         the same
 cityscapes_official  CCNet's own code: 60k steps of 8, crop 769,       the same
                      scale 0.7, 0.8 ... 2.1, rate down to 0, evaluated in
                      windows of 769 every 513 pixels; its hard
@@ -112,6 +113,13 @@ def ade20k(c: ConfigDict) -> None:
     c.data.resize = c.eval.resize = (512, 2048)
 
 
+def coco_stuff164k(c: ConfigDict) -> None:
+    """COCO-Stuff, 171 classes."""
+    ade20k(c)
+    c.data.name = "coco_stuff164k"
+    c.train.steps = 80_000
+
+
 def shapes(c: ConfigDict) -> None:
     """Embedded data; a decoder of 512 channels would take hours on a CPU."""
     scratch.shapes(c)
@@ -124,6 +132,7 @@ DATA: dict[str, scratch.Recipe] = {
     **scratch.DATA,
     "shapes": shapes,
     "ade20k": ade20k,
+    "coco_stuff164k": coco_stuff164k,
     "cityscapes": cityscapes,
     "cityscapes_official": cityscapes_official,
     "camvid_post": camvid_post,

@@ -66,6 +66,8 @@ def get_config(model: str) -> ConfigDict:
     c.data.flip_vertical = 0.0  # of segmentation: probability of a vertical flip
     c.data.photometric = True  # random brightness, contrast, saturation and hue
     c.data.workers = 0  # processes that read and transform; 0: threads of this one
+    c.data.cache = "none"  # decoded: keep decoded images and masks on disk, for large PNGs | none
+    c.data.cache_gb = 20.0  # of decoded: largest size on disk, for each split, in 10^9 bytes
     c.data.prefetch = 4  # batches made ahead, by each worker if there are any
     c.data.scan = 1_000_000  # label files of a split checked before training; 0 checks none
     c.data.on_error = "raise"  # records that cannot be read: raise (stop) | skip (take the next)
@@ -159,6 +161,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "augment.interpolation": tuple(INTERPOLATIONS),
     "optim.name": OPTIMIZERS,
     "schedule.name": SCHEDULES,
+    "data.cache": ("none", "decoded"),
     "data.on_error": ("raise", "skip"),
     "eval.mode": MODES,
 }
@@ -167,6 +170,7 @@ MINIMA: dict[str, float] = {
     "seed": 0,
     "data.batch_size": 1,
     "data.workers": 0,
+    "data.cache_gb": 0.0,
     "data.prefetch": 1,
     "data.scan": 0,
     "data.max_skipped": 1,

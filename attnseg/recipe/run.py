@@ -21,7 +21,7 @@ from attnseg.recipe.figures import Overlays, draw_figures
 from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
 from attnseg.recipe.report import RESULTS, write_report
 from attnseg.training import loop
-from attnseg.training.checkpoint import FOLDER, Checkpoints, write_json
+from attnseg.training.checkpoint import FOLDER, Checkpoints, check_labels, write_json
 from attnseg.training.evaluate import Evaluation, jit_eval_step
 from attnseg.training.evaluate import evaluate as evaluate_batches
 from attnseg.training.state import TrainState, weights_only
@@ -151,6 +151,11 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     _check_crop(config, train_source)
     _check_data(config, train_source, "train", say)
     _check_data(config, val_source, config.eval.split, say)
+    train_source = assemble.cached(config, train_source)
+    val_source = assemble.cached(config, val_source)
+    for source in (train_source, val_source):
+        if isinstance(source, data.Decoded):
+            say(source.describe())
     job = assemble.build_job(config, train=train_source, val=val_source)
     return Plan(config, workdir, train_source, val_source, job)
 
@@ -254,7 +259,8 @@ def evaluate(
     _check_data(config, source, split, _silent)
     if weights is None:
         evaluation = assemble.build_evaluation(config, source)
-        step, state = _restore(evaluation, workdir, checkpoint, say)
+        labels = assemble.data_meta(config)
+        step, state = _restore(evaluation, workdir, checkpoint, labels, say)
     else:
         assemble.with_layout(config, say)
         evaluation = assemble.build_evaluation(config, source)
@@ -283,13 +289,14 @@ def _programs(count: int) -> str:
 
 
 def _restore(
-    evaluation: Evaluation, workdir: Path, checkpoint: str, say: Say
+    evaluation: Evaluation, workdir: Path, checkpoint: str, labels: dict[str, Any], say: Say
 ) -> tuple[int, TrainState]:
     """The step and the state to evaluate, without the optimizer."""
     check((workdir / FOLDER).is_dir(), f"{workdir} has no {FOLDER}; train first.")
     checkpoints = Checkpoints(workdir, metric=evaluation.task.best)
     try:
         step = checkpoints.find(checkpoint, say)
+        check_labels(checkpoints.meta(step), labels, f"the run in {workdir}", ("classes",))
         variables = jax.eval_shape(evaluation.init, jax.random.key(0))
         return step, checkpoints.restore_weights(step, variables, replicated(evaluation.mesh))
     finally:

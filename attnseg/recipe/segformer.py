@@ -8,6 +8,7 @@ than the rest.
 DATA         what                                                  start
 ade20k       160k steps of 16, crop 512 (SegFormer-B5: 640)        --config.init.weights=FILE
 cityscapes   160k steps of 8, crop 1024                            --config.init.weights=FILE
+coco_stuff164k  80k steps of 16, crop 512                          --config.init.weights=FILE
 and those of attnseg/recipe/scratch.py: shapes, camvid, camvid_full, folder.
 
 Evaluation is as in the papers: on Cityscapes in windows of 1024 every 768 pixels, on ADE20K on
@@ -57,7 +58,19 @@ def cityscapes(c: ConfigDict) -> None:
     c.eval.window, c.eval.stride = (1024, 1024), (768, 768)
 
 
-DATA: dict[str, scratch.Recipe] = {**scratch.DATA, "ade20k": ade20k, "cityscapes": cityscapes}
+def coco_stuff164k(c: ConfigDict) -> None:
+    """COCO-Stuff, 171 classes."""
+    _published(c, "coco_stuff164k", crop=512, resize=(512, 2048), batch=16)
+    c.eval.resize = (512, 2048)
+    c.train.steps = 80_000
+
+
+DATA: dict[str, scratch.Recipe] = {
+    **scratch.DATA,
+    "ade20k": ade20k,
+    "cityscapes": cityscapes,
+    "coco_stuff164k": coco_stuff164k,
+}
 
 
 def get_config(model: str, data: str) -> ConfigDict:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from attnseg.core.errors import UserError
 from attnseg.core.files import check_writable, write_json
 from attnseg.training import step_folder
 from attnseg.training.catalogue import Catalogue, Say
@@ -21,12 +22,42 @@ from attnseg.training.writer import Writer
 
 __all__ = ["FOLDER", "Checkpoints", "versions", "write_json"]
 FOLDER = "checkpoints"
+LABELS = ("classes", "label_map")  # what the numbers in a checkpoint's output mean
 PACKAGES = ("attnseg", "jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a checkpoint means."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+def check_labels(saved: dict[str, Any], now: dict[str, Any], what: str, names=LABELS) -> None:
+    """Refuses labels that mean something else than those a checkpoint was trained with.
+
+    Args:
+      saved: ``meta`` of the checkpoint.
+      now: "classes" and "label_map" of the data set as they would be stored.
+      what: the run, for the message.
+      names: what must be equal. To evaluate, the raw ids may differ; to train on, they may not.
+
+    Raises:
+      UserError: they differ; names the first class or raw id that does.
+    """
+    cure = "restore the class list it was trained with, or use another --workdir."
+    if "classes" in names and saved["classes"] != now["classes"]:
+        old, new = saved["classes"], now["classes"]
+        at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), None)
+        found = f"{len(old)} classes, there are {len(new)} now"
+        if at is not None:
+            found = f'class {at} = "{old[at]}", which is "{new[at]}" now'
+        raise UserError(f"{what} was trained with {found}; {cure}")
+    if "label_map" in names and saved["label_map"] != now["label_map"]:
+        old, new = saved["label_map"], now["label_map"]
+        raw = min((r for r in old.keys() | new.keys() if old.get(r) != new.get(r)), key=int)
+        raise UserError(
+            f"{what} was trained with raw id {raw} -> {old.get(raw, 'refused')}, it is "
+            f"{new.get(raw, 'refused')} now; {cure}"
+        )
 
 
 class Checkpoints:

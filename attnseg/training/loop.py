@@ -19,7 +19,7 @@ import optax
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import batch_sharding, replicated, state_shardings
 from attnseg.core.types import Batch, Outputs
-from attnseg.training.checkpoint import Checkpoints
+from attnseg.training.checkpoint import Checkpoints, check_labels
 from attnseg.training.evaluate import Evaluation, evaluate, jit_eval_step, to_device
 from attnseg.training.log import MetricLog, Progress
 from attnseg.training.state import TrainState, create_state
@@ -120,6 +120,7 @@ def _start(
                 f"the run in {checkpoints.folder.parent} was started with {name} {saved[name]}, "
                 f"not {value}; keep it, or choose another --workdir.",
             )
+        check_labels(saved, job.meta, f"the run in {checkpoints.folder.parent}")
 
     state = checkpoints.restore_newest(abstract_state(job)[0], shardings, say, accept)
     return initial_state(job, shardings) if state is None else state

@@ -287,6 +287,18 @@ def jpeg_cut_off(root):
 
 
 @case(r'a\.png": the image cannot be decoded')
+def png_cut_off(root):
+    data = (root / "images" / "a.png").read_bytes()
+    (root / "images" / "a.png").write_bytes(data[: len(data) * 2 // 3])
+
+
+@case(r'b\.png": the annotation cannot be decoded')
+def annotation_cut_off(root):
+    data = (root / "labels" / "b.png").read_bytes()
+    (root / "labels" / "b.png").write_bytes(data[: len(data) * 2 // 3])
+
+
+@case(r'a\.png": the image cannot be decoded')
 def png_with_a_flipped_byte(root):
     data = bytearray((root / "images" / "a.png").read_bytes())
     data[len(data) // 2] ^= 255
@@ -369,6 +381,8 @@ def test_refused_before_training(tmp_path, name):
 
 READING = (
     "empty_image",
+    "png_cut_off",
+    "annotation_cut_off",
     "jpeg_cut_off",
     "png_with_a_flipped_byte",
     "palette_mask_cut_off",

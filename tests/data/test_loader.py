@@ -113,6 +113,8 @@ def test_workers_change_nothing_and_leave_nothing():
     before = shared_memory()
     alone = take(7, start_step=1)
     assert_equal(take(7, start_step=1, workers=2), alone)
+    # As resumed in the middle of the second epoch, with other workers.
+    assert_equal(take(4, start_step=4, workers=4), alone[3:])
     assert not multiprocessing.active_children()
     # Tests in other processes may own some for a while; what leaks stays.
     left = shared_memory() - before

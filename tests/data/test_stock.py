@@ -104,8 +104,10 @@ def test_prepared_pets_are_read_as_trimaps(tmp_path, stock_copy):
 def test_stock_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in ("cifar10", "imagenet2012", "oxford_iiit_pet"):
-        with pytest.raises(UserError, match=rf"{name}.*TensorFlow.*attnseg\[prepare\]"):
+        with pytest.raises(UserError, match=rf"{name}.*TensorFlow.*attnseg\[prepare\]") as caught:
             open_stock(tmp_path, name, "train")
+        # Pets have masks: class folders are no way round.
+        assert ("data.name=folder" in str(caught.value)) == (name != "oxford_iiit_pet")
 
 
 def test_stock_of_which_the_archives_are_missing(tmp_path, monkeypatch):

@@ -62,6 +62,18 @@ def test_skipping_is_the_same_after_a_resume(root, tmp_path):
     assert found == skipped(tmp_path / "cut") == sorted(found) and found[-1] == 2
     assert sum("left out" in line for line in "\n".join(said).splitlines()) == 3
 
+    # The labels a checkpoint was trained with stay what its output means.
+    attnseg.evaluate(tmp_path / "whole", say=lambda _: None)
+    (root / "classes.txt").write_text("road\ntree\ncar\n")
+    with pytest.raises(attnseg.UserError, match='class 1 = "car", which is "tree" now; restore'):
+        attnseg.evaluate(tmp_path / "whole", say=lambda _: None)
+    with pytest.raises(attnseg.UserError, match='class 1 = "car", which is "tree" now; restore'):
+        attnseg.train(chosen, tmp_path / "whole", say=lambda _: None)
+    (root / "classes.txt").write_text("road\ncar\ntree 2,7\n")
+    attnseg.evaluate(tmp_path / "whole", say=lambda _: None)  # other raw ids, the same classes
+    with pytest.raises(attnseg.UserError, match="raw id 7 -> refused, it is 2 now"):
+        attnseg.train(chosen, tmp_path / "whole", say=lambda _: None)
+
 
 def test_too_many_are_refused_before_training(root, tmp_path):
     with pytest.raises(attnseg.UserError, match=r"train/1\.png.*cannot be decoded.*1 more"):

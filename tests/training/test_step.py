@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from attnseg.core.mesh import make_mesh
+from attnseg.core.mesh import make_mesh, to_global
 from attnseg.core.tree import flat
+from attnseg.objectives import SegmentationLoss
 from attnseg.ops.resize import resize_bilinear
 from attnseg.recipe import assemble
 from attnseg.training import loop
@@ -62,6 +63,48 @@ def test_one_and_four_devices_agree(source):
     assert_close(other.params, state.params, 1e-5)
     assert_close(other.batch_stats, state.batch_stats, 1e-5)
     assert_close(other.ema_params, state.ema_params, 1e-5)
+
+
+def test_losses_of_regions_and_hard_pixels_know_no_devices(source):
+    """OHEM, Dice and Lovasz look at all pixels of the batch, wherever they lie."""
+    changes = dict(
+        loss__name="ohem",
+        loss__ohem_keep=64,
+        loss__ohem_threshold=0.2,
+        loss__dice_weight=0.7,
+        loss__lovasz_weight=0.9,
+    )
+    losses, state, _ = train(source, 4, one_device(), **changes)
+    others, other, _ = train(source, 4, make_mesh(data=4), **changes)
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    assert_close(other.params, state.params, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["ohem", "dice", "lovasz"])
+def test_a_loss_and_its_gradient_are_the_same_on_four_devices(name):
+    """With rows that differ in what is valid: no device's share is like another's."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, (8, 12, 10)).astype(np.int32)
+    labels[rng.random(labels.shape) < np.linspace(0, 0.9, 8)[:, None, None]] = 255
+    batch = {
+        "logits": rng.normal(0, 2, (8, 12, 10, 5)).astype(np.float32),
+        "labels": labels,
+        "mask": np.float32([1, 1, 1, 1, 1, 1, 1, 0]),
+    }
+    loss = SegmentationLoss(name, ohem_threshold=0.05, ohem_keep=30)
+
+    def mean(logits, labels, mask):
+        total, weight = loss(logits, labels, mask)
+        return total / weight
+
+    results = []
+    for mesh in (one_device(), make_mesh(data=4)):
+        there = to_global(batch, mesh)
+        results.append(jax.jit(jax.value_and_grad(mean))(*there.values()))
+    (value, grad), (other_value, other_grad) = jax.device_get(results)
+    np.testing.assert_allclose(other_value, value, rtol=1e-6)
+    assert np.abs(grad).max() > 1e-4
+    np.testing.assert_allclose(other_grad, grad, rtol=1e-4, atol=1e-8)
 
 
 def test_parameters_split_over_devices_give_the_same(source):
