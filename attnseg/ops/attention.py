@@ -15,11 +15,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
+from attnseg.ops.depthwise import is_plain
 from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.resize import is_static
 
 # Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of
 # 256 keys), elsewhere what memory holds easily.
 _BLOCK = {"cpu": 1 << 17, "default": 1 << 24}
+_WHOLE = 4  # blocks up to which the map is formed at once
 _LEAST_BLOCK = 64  # queries; fewer would leave products too thin
 
 
@@ -45,6 +48,8 @@ def _joined(x: Array) -> Array:
 
 def _count(query: Array, key: Array, platform: str) -> int:
     length = query.shape[2]
+    if query.shape[1] * length * key.shape[2] <= _WHOLE * _BLOCK[platform]:
+        return 1
     limit = max(_BLOCK[platform] // (key.shape[2] * query.shape[1]), _LEAST_BLOCK)
     return length // largest_divisor(length, limit)
 
@@ -103,7 +108,6 @@ def _by_platform(function, *args):
     return jax.lax.platform_dependent(*args, **ways)
 
 
-@jax.custom_vjp
 def softmax_attention(query: Array, key: Array, value: Array) -> Array:
     """``softmax(query key^T) value``, not scaled.
 
@@ -115,6 +119,14 @@ def softmax_attention(query: Array, key: Array, value: Array) -> Array:
       [n m l d] in the dtype of `value`; logits and softmax are float32 at least. With a single
       key the gradients of `query` and `key` are exactly zero.
     """
+    if is_plain() or not is_static(*query.shape, *key.shape):
+        weights = jax.nn.softmax(_einsum("nmld,nmsd->nmls", query, key), axis=-1)
+        return jnp.einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value)
+    return _softmax_attention(query, key, value)
+
+
+@jax.custom_vjp
+def _softmax_attention(query: Array, key: Array, value: Array) -> Array:
     return _by_platform(_attend, query, key, value)[0]
 
 
@@ -133,7 +145,7 @@ def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
     return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))
 
 
-softmax_attention.defvjp(_forward, _backward)
+_softmax_attention.defvjp(_forward, _backward)
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, heads: int) -> Array:
