@@ -54,6 +54,13 @@ setup(
         "huggingface": ["torch>=2.6", "transformers>=4.46"],  # only to try what is exported
         "demo": ["gradio>=6.0"],  # launch/demo.py
         "demo-test": ["gradio>=6.0", "selenium>=4.20"],  # its test, with chromium and chromedriver
+        "peers": [  # what launch/benchmark.py measures beside ours
+            "keras>=3.10",
+            "keras-hub>=0.20",
+            "timm>=1.0",
+            "torch>=2.6",
+            "transformers>=4.57",
+        ],
         "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "jupyterlab>=4.3"],
     },
 )

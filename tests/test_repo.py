@@ -16,7 +16,7 @@ FLOORS = {
     "models": 2,
     "tasks": 3, "weights": 3, "infer": 3,
     "training": 4,
-    "recipe": 5,
+    "recipe": 5, "benchmark": 5,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What a model is trained for and judged by; every function returns sums, never means."""
 
 from attnseg.objectives.boundary import boundary_counts, boundary_summary
+from attnseg.objectives.enlarged import enlarged_loss
 from attnseg.objectives.losses import (
     cross_entropy,
     focal,
@@ -31,6 +32,7 @@ __all__ = [
     "count_pairs",
     "cross_entropy",
     "dice",
+    "enlarged_loss",
     "focal",
     "lovasz_softmax",
     "ohem",

@@ -76,7 +76,7 @@ def cross_entropy(
     """
     logits, labels, valid = prepared(logits, labels, mask)
     loss = _pixel_losses(logits, labels, label_smoothing)
-    return _summed(loss, labels, valid, mask, _weights(class_weights, logits), normalise)
+    return _summed(loss, labels, valid, mask, class_factors(class_weights, logits), normalise)
 
 
 def focal(
@@ -102,11 +102,15 @@ def focal(
       UserError: shapes that do not belong together.
     """
     logits, labels, valid = prepared(logits, labels, mask)
-    loss = _pixel_losses(logits, labels, 0.0)
+    loss = focal_of(_pixel_losses(logits, labels, 0.0), gamma)
+    return _summed(loss, labels, valid, mask, class_factors(class_weights, logits), normalise)
+
+
+def focal_of(loss: jax.Array, gamma: float) -> jax.Array:
+    """The focal loss of pixels with cross-entropy `loss`."""
     # 1 - p, without the cancellation; kept off 0, where a power below 1 has no derivative.
     rest = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(jnp.float32).tiny)
-    loss = rest**gamma * loss
-    return _summed(loss, labels, valid, mask, _weights(class_weights, logits), normalise)
+    return rest**gamma * loss
 
 
 def ohem(
@@ -149,7 +153,14 @@ def ohem(
     if label_smoothing:
         loss = _pixel_losses(logits, labels, label_smoothing)
     hard = valid & (share <= limit)
-    return _summed(loss, labels, hard, mask, _weights(class_weights, logits), normalise)
+    return _summed(loss, labels, hard, mask, class_factors(class_weights, logits), normalise)
+
+
+def counted_labels(labels, mask, num_classes) -> tuple[jax.Array, jax.Array]:
+    """Labels without IGNORE, and which of them count."""
+    valid = valid_mask(labels, mask, num_classes)
+    # optax and take_along_axis answer an index of 255 with NaN, which no later select undoes.
+    return jnp.where(valid, labels, 0), valid
 
 
 def prepared(logits, labels, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -159,24 +170,27 @@ def prepared(logits, labels, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
         f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}; "
         "resize the logits to the label map first.",
     )
-    valid = valid_mask(labels, mask, logits.shape[-1])
-    # optax and take_along_axis answer an index of 255 with NaN, which no later select undoes.
-    return logits.astype(jnp.float32), jnp.where(valid, labels, 0), valid
+    return logits.astype(jnp.float32), *counted_labels(labels, mask, logits.shape[-1])
 
 
 def _summed(loss, labels, counted, mask, weights, normalise) -> tuple[jax.Array, jax.Array]:
     """The sum of `loss` where `counted`, times its label's weight, and what to divide it by."""
-    check(normalise in NORMALISE, f'normalise="{normalise}" is none of {", ".join(NORMALISE)}.')
     if weights is None:
-        factors = None
         total = jnp.sum(jnp.where(counted, loss, 0.0))
     else:
-        factors = jnp.where(counted, weights[labels], 0.0)
-        total = jnp.sum(factors * loss)
+        total = jnp.sum(jnp.where(counted, weights[labels], 0.0) * loss)
+    return total, weight_of(labels, counted, mask, weights, normalise)
+
+
+def weight_of(labels, counted, mask, weights, normalise) -> jax.Array:
+    """What a sum of losses is divided by, f32 []: see `cross_entropy`."""
+    check(normalise in NORMALISE, f'normalise="{normalise}" is none of {", ".join(NORMALISE)}.')
     if normalise == "all":
         pixels = labels.size // labels.shape[0]
-        return total, jnp.asarray(_rows(labels, mask) * pixels, jnp.float32)
-    return total, count_of(counted) if factors is None else jnp.sum(factors)
+        return jnp.asarray(_rows(labels, mask) * pixels, jnp.float32)
+    if weights is None:
+        return count_of(counted)
+    return jnp.sum(jnp.where(counted, weights[labels], 0.0))
 
 
 def _rows(labels, mask) -> int | jax.Array:
@@ -222,7 +236,8 @@ def _pixel_losses(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
     return log_total - target
 
 
-def _weights(class_weights: Sequence[float] | Array | None, logits: Array) -> jax.Array | None:
+def class_factors(class_weights: Sequence[float] | Array | None, logits: Array) -> jax.Array | None:
+    """`class_weights` as f32 [k], or None."""
     if class_weights is None:
         return None
     weights, k = jnp.asarray(class_weights, jnp.float32), logits.shape[-1]

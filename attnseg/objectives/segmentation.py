@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from attnseg.core.errors import check
 from attnseg.core.types import Array
 from attnseg.objectives import regions
+from attnseg.objectives.enlarged import enlarged_loss
 from attnseg.objectives.losses import NORMALISE, cross_entropy, focal, ohem
+from attnseg.ops.resize import resize_bilinear
 
 PIXEL_LOSSES = ("cross_entropy", "ohem", "focal")
 REGION_LOSSES = {"dice": regions.dice, "lovasz": regions.lovasz_softmax}
@@ -90,6 +92,17 @@ class SegmentationLoss:
                 region_sum, pixels = region(logits, labels, mask)
                 total += factor * rescaled(region_sum, pixels, weight)
         return total, weight
+
+    def enlarged(self, logits: Array, labels: Array, mask: Array) -> tuple[jax.Array, jax.Array]:
+        """The same of logits at another resolution, as if enlarged to that of the labels first.
+
+        Losses that are sums over pixels are worked out in strips, without the enlarged map.
+        """
+        if self.name in ("cross_entropy", "focal") and not (self.dice_weight or self.lovasz_weight):
+            gamma = self.focal_gamma if self.name == "focal" else 0.0
+            given = (logits, labels, mask, self.class_weights)
+            return enlarged_loss(*given, self.label_smoothing, gamma, self.normalise)
+        return self(resize_bilinear(logits, labels.shape[1:]), labels, mask)
 
     def _main(self, logits, labels, mask) -> tuple[jax.Array, jax.Array]:
         if self.name in REGION_LOSSES:

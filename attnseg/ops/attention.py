@@ -1,11 +1,151 @@
-"""Attention functions over grids. Tokens `l` exist only here."""
+"""Attention functions over grids. Tokens `l` exist only here.
+
+Softmax attention keeps its inputs, its output and one number a query for the backward pass, which
+recomputes the weights (the identity of FlashAttention, arXiv:2205.14135, section 3.1): the l x s
+map, by far the largest array of a block, does not live from the forward to the backward pass, and
+queries are worked through in blocks, so that it never exists whole.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
+
+from attnseg.ops.depthwise import is_plain
+from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.resize import is_static
+
+# Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of
+# 256 keys), elsewhere what memory holds easily.
+_BLOCK = {"cpu": 1 << 17, "default": 1 << 24}
+_WHOLE = 4  # blocks up to which the map is formed at once
+_LEAST_BLOCK = 64  # queries; fewer would leave products too thin
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _einsum(subscripts: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=_accumulator(a))
+
+
+def _blocks(x: Array, count: int) -> Array:
+    """[n m l ...] -> [count n m l/count ...]."""
+    split = x.reshape(*x.shape[:2], count, x.shape[2] // count, *x.shape[3:])
+    return jnp.moveaxis(split, 2, 0)
+
+
+def _joined(x: Array) -> Array:
+    """The inverse of `_blocks`."""
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+
+def _count(query: Array, key: Array, platform: str) -> int:
+    length = query.shape[2]
+    if query.shape[1] * length * key.shape[2] <= _WHOLE * _BLOCK[platform]:
+        return 1
+    limit = max(_BLOCK[platform] // (key.shape[2] * query.shape[1]), _LEAST_BLOCK)
+    return length // largest_divisor(length, limit)
+
+
+def _attend(query: Array, key: Array, value: Array, *, platform: str) -> tuple[Array, Array]:
+    """[n m l d], [n m s d] twice -> [n m l d] and the logarithm of each softmax's denominator."""
+
+    def block(query: Array) -> tuple[Array, Array]:
+        logits = _einsum("nmld,nmsd->nmls", query, key)
+        top = jnp.max(logits, axis=-1, keepdims=True)
+        weights = jnp.exp(logits - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        # Dividing the result costs l x d products in place of l x s.
+        out = _einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value) / total
+        return out.astype(value.dtype), (top + jnp.log(total))[..., 0]
+
+    count = _count(query, key, platform)
+    if count == 1:
+        return block(query)
+    out, log_total = jax.lax.map(block, _blocks(query, count))
+    return _joined(out), _joined(log_total)
+
+
+def _attend_backward(
+    query: Array, key: Array, value: Array, out: Array, log_total: Array, grad: Array, *, platform
+) -> tuple[Array, Array, Array]:
+    dtype = _accumulator(query)
+
+    def block(query, out, log_total, grad) -> tuple[Array, Array, Array]:
+        logits = _einsum("nmld,nmsd->nmls", query, key)
+        weights = jnp.exp(logits - log_total[..., None])
+        grad_value = _einsum("nmls,nmld->nmsd", weights.astype(grad.dtype), grad)
+        grad_weights = _einsum("nmld,nmsd->nmls", grad, value)
+        # sum_s weights * grad_weights, without the l x s products.
+        mean = jnp.sum(grad.astype(dtype) * out.astype(dtype), axis=-1, keepdims=True)
+        grad_logits = (weights * (grad_weights - mean)).astype(query.dtype)
+        grad_key = _einsum("nmls,nmld->nmsd", grad_logits, query)
+        return _einsum("nmls,nmsd->nmld", grad_logits, key), grad_key, grad_value
+
+    parts = (query, out, log_total, grad)
+    count = _count(query, key, platform)
+    if count == 1:
+        return block(*parts)
+
+    def step(carry, inputs):
+        grad_query, *sums = block(*inputs)
+        return jax.tree_util.tree_map(jnp.add, carry, tuple(sums)), grad_query
+
+    zero = tuple(jnp.zeros(x.shape, dtype) for x in (key, value))
+    sums, grad_query = jax.lax.scan(step, zero, tuple(_blocks(x, count) for x in parts))
+    return _joined(grad_query), *sums
+
+
+def _by_platform(function, *args):
+    ways = {name: functools.partial(function, platform=name) for name in _BLOCK}
+    return jax.lax.platform_dependent(*args, **ways)
+
+
+def softmax_attention(query: Array, key: Array, value: Array) -> Array:
+    """``softmax(query key^T) value``, not scaled.
+
+    Args:
+      query: [n m l d].
+      key, value: [n m s d].
+
+    Returns:
+      [n m l d] in the dtype of `value`; logits and softmax are float32 at least. With a single
+      key the gradients of `query` and `key` are exactly zero.
+    """
+    if is_plain() or not is_static(*query.shape, *key.shape):
+        weights = jax.nn.softmax(_einsum("nmld,nmsd->nmls", query, key), axis=-1)
+        return jnp.einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value)
+    return _softmax_attention(query, key, value)
+
+
+@jax.custom_vjp
+def _softmax_attention(query: Array, key: Array, value: Array) -> Array:
+    return _by_platform(_attend, query, key, value)[0]
+
+
+def _forward(query: Array, key: Array, value: Array):
+    out, log_total = _by_platform(_attend, query, key, value)
+    return out, (query, key, value, out, log_total)
+
+
+def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
+    query, key, value, _, _ = residuals
+    if key.shape[2] == 1:
+        # The weight is 1 whatever the logits; rounding would leave noise that Adam enlarges.
+        grad_value = jnp.sum(grad, axis=2, keepdims=True, dtype=_accumulator(grad))
+        return jnp.zeros_like(query), jnp.zeros_like(key), grad_value.astype(value.dtype)
+    grads = _by_platform(_attend_backward, *residuals, grad)
+    return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))
+
+
+_softmax_attention.defvjp(_forward, _backward)
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, heads: int) -> Array:
@@ -23,9 +163,7 @@ def dot_product_attention(query: Array, key: Array, value: Array, heads: int) ->
     scale = (c // heads) ** -0.5
     # Scaling the queries costs l x d products instead of l x l.
     query, key, value = (
-        rearrange(x, "n h w (m d) -> n (h w) m d", m=heads) for x in (query * scale, key, value)
+        rearrange(x, "n h w (m d) -> n m (h w) d", m=heads) for x in (query * scale, key, value)
     )
-    logits = jnp.einsum("nlmd,nsmd->nmls", query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    out = jnp.einsum("nmls,nsmd->nlmd", weights, value)
-    return rearrange(out, "n (h w) m d -> n h w (m d)", h=h, w=w)
+    out = softmax_attention(query, key, value)
+    return rearrange(out, "n m (h w) d -> n h w (m d)", h=h, w=w)

@@ -1,10 +1,106 @@
-"""Attention of each pixel to its own row and column (arXiv:1811.11721, section 3.2)."""
+"""Attention of each pixel to its own row and column (arXiv:1811.11721, section 3.2).
+
+The two halves are attention along lines: [h w] pixels are h rows of w, and w columns of h. Each
+half is worked out for some lines at a time, with a maximum and a sum of its own, and the halves
+are joined as if one softmax had run over both. The backward pass recomputes the weights from the
+joint denominator, so nothing larger than the maps themselves is kept.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from attnseg.ops.depthwise import is_plain
+from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.resize import is_static
+
+# Energies formed at once, by platform: what a CPU's cache holds; what a GPU's memory does easily.
+_ENERGIES = {"cpu": 1 << 18, "default": 1 << 25}
+_LOWEST = -1e30  # the maximum of a line without a pixel, above -inf so that differences exist
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _einsum(subscripts: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=_accumulator(a))
+
+
+def _energies(query: Array, key: Array, itself: bool) -> Array:
+    energies = _einsum("bld,bsd->bls", query, key)
+    if itself:
+        return energies
+    return jnp.where(jnp.eye(energies.shape[-1], dtype=bool), -jnp.inf, energies)
+
+
+def _attend(query: Array, key: Array, value: Array, *, itself: bool):
+    """Lines [b l d], [b l d], [b l c] -> sum of weighted values, maximum and sum of weights."""
+    energies = _energies(query, key, itself)
+    top = jnp.maximum(jnp.max(energies, axis=-1, keepdims=True), _LOWEST)
+    weights = jnp.exp(energies - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return _einsum("bls,bsc->blc", weights.astype(value.dtype), value), top, total
+
+
+def _attend_backward(query, key, value, grad, mean, log_total, *, itself: bool):
+    weights = jnp.exp(_energies(query, key, itself) - log_total)
+    grad_value = _einsum("bls,blc->bsc", weights.astype(grad.dtype), grad)
+    grad_energies = weights * (_einsum("blc,bsc->bls", grad, value) - mean)
+    grad_energies = grad_energies.astype(query.dtype)
+    grad_query = _einsum("bls,bsd->bld", grad_energies, key)
+    return grad_query, _einsum("bls,bld->bsd", grad_energies, query), grad_value
+
+
+def _in_chunks(function, arrays: tuple[Array, ...], platform: str):
+    """``function(*arrays)`` for some of the lines [b l ...] at a time."""
+    lines, length = arrays[0].shape[:2]
+    size = largest_divisor(lines, _ENERGIES[platform] // length**2)
+    if size == lines:
+        return function(*arrays)
+    chunks = tuple(x.reshape(lines // size, size, *x.shape[1:]) for x in arrays)
+    out = jax.lax.map(lambda parts: function(*parts), chunks)
+    return jax.tree_util.tree_map(lambda x: x.reshape(lines, *x.shape[2:]), out)
+
+
+def _on_lines(function, maps: tuple[Array, ...], columns: bool, platform: str):
+    """Applies `function` to the rows, or the columns, of maps [n h w ...]."""
+    if columns:
+        maps = tuple(jnp.swapaxes(x, 1, 2) for x in maps)
+    grid = maps[0].shape[:3]
+    lines = tuple(x.reshape(grid[0] * grid[1], *x.shape[2:]) for x in maps)
+    # A pixel lies on both of its lines and is counted once, through its row.
+    out = _in_chunks(functools.partial(function, itself=not columns), lines, platform)
+    out = tuple(x.reshape(*grid, *x.shape[2:]) for x in out)
+    return tuple(jnp.swapaxes(x, 1, 2) for x in out) if columns else out
+
+
+def _run(query: Array, key: Array, value: Array, *, platform: str) -> tuple[Array, Array]:
+    maps = (query, key, value)
+    (a, top_a, total_a), (b, top_b, total_b) = (
+        _on_lines(_attend, maps, columns, platform) for columns in (True, False)
+    )
+    top = jnp.maximum(top_a, top_b)
+    scale_a, scale_b = jnp.exp(top_a - top), jnp.exp(top_b - top)
+    total = scale_a * total_a + scale_b * total_b
+    out = (scale_a * a + scale_b * b) / total
+    return out.astype(value.dtype), top + jnp.log(total)
+
+
+def _run_backward(query, key, value, out, log_total, grad, *, platform: str):
+    mean = jnp.sum(grad * out, axis=-1, keepdims=True, dtype=_accumulator(grad))
+    maps = (query, key, value, grad, mean, log_total)
+    halves = (_on_lines(_attend_backward, maps, columns, platform) for columns in (True, False))
+    return tuple(a + b for a, b in zip(*halves, strict=True))
+
+
+def _by_platform(function, *args: Array):
+    ways = {name: functools.partial(function, platform=name) for name in _ENERGIES}
+    return jax.lax.platform_dependent(*args, **ways)
 
 
 def criss_cross_weights(query: Array, key: Array) -> tuple[Array, Array]:
@@ -35,14 +131,44 @@ def criss_cross_weights(query: Array, key: Array) -> tuple[Array, Array]:
 
 
 def criss_cross_attention(query: Array, key: Array, value: Array) -> Array:
-    """Attention along the criss-cross path of each pixel, see `criss_cross_weights`.
+    """Attention along the criss-cross path of each pixel, without 1/sqrt(d).
+
+    One softmax runs over the h pixels of the column and the w pixels of the row. The pixel itself
+    lies on both; it is counted once. Nothing larger than [n h w max(h, w)] is formed, and of large
+    maps only a part of it at a time; kept for the backward pass are the arguments, the result and
+    one number a pixel.
 
     Args:
       query, key: [n h w d].
       value: [n h w c].
 
     Returns:
-      [n h w c] in the dtype of `value`; energies and softmax are float32.
+      [n h w c] in the dtype of `value`; energies and softmax are float32 at least.
     """
-    column, row = (x.astype(value.dtype) for x in criss_cross_weights(query, key))
-    return jnp.einsum("nhwg,ngwc->nhwc", column, value) + jnp.einsum("nhwv,nhvc->nhwc", row, value)
+    if is_plain() or not is_static(*query.shape):
+        column, row = (x.astype(value.dtype) for x in criss_cross_weights(query, key))
+        columns = jnp.einsum("nhwg,ngwc->nhwc", column, value)
+        return columns + jnp.einsum("nhwv,nhvc->nhwc", row, value)
+    return _criss_cross(query, key, value)
+
+
+@jax.custom_vjp
+def _criss_cross(query: Array, key: Array, value: Array) -> Array:
+    return _by_platform(_run, query, key, value)[0]
+
+
+def _forward(query: Array, key: Array, value: Array):
+    out, log_total = _by_platform(_run, query, key, value)
+    return out, (query, key, value, out, log_total)
+
+
+def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
+    query, key, value = residuals[:3]
+    if query.shape[1] == query.shape[2] == 1:
+        # The only weight is 1 whatever the energy; rounding would leave noise.
+        return jnp.zeros_like(query), jnp.zeros_like(key), grad.astype(value.dtype)
+    grads = _by_platform(_run_backward, *residuals, grad)
+    return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))
+
+
+_criss_cross.defvjp(_forward, _backward)

@@ -1,24 +1,36 @@
 """Depthwise convolution with its own gradient.
 
-XLA runs grouped convolution on the CPU through a generic loop. The same arithmetic as shifted
-multiply-adds is one vectorised pass, and the kernel gradient becomes vectorised sums closed by a
-matrix product. Other platforms use XLA's grouped convolution.
+XLA runs grouped convolution on the CPU through a generic loop. Three ways around it, all of the
+same arithmetic up to the order of the sums:
+
+- forward and gradient of the input: shifted multiply-adds, one vectorised pass;
+- gradient of the kernel: a sum of products for each tap, in pieces that fit the cache;
+- where the grid is so small that most taps meet padding: a matrix for each channel.
+
+Other platforms use XLA's grouped convolution.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-_BATCH_FOLD = 8  # examples summed in registers before the kernel gradient is reduced
-# Taps written out one by one in the kernel gradient. More run in a loop over rows: at 11x11 that
-# takes half as long again to run and an eighth of the time to compile.
+from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.resize import is_static
+
+_PIECE = 1 << 17  # numbers of `x` worked on at once in the kernel gradient: half a megabyte
+_FOLD = 16  # products added in registers before they are reduced over pixels
+# Taps written out one by one in the kernel gradient. More run in a loop over rows: an eighth of
+# the time to compile.
 _UNROLLED_TAPS = 49
+_SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
 
 
 _plain = contextvars.ContextVar("plain", default=False)
@@ -26,9 +38,10 @@ _plain = contextvars.ContextVar("plain", default=False)
 
 @contextlib.contextmanager
 def plain_convolutions() -> Iterator[None]:
-    """What is traced within is one grouped convolution on all platforms, without own gradient.
+    """What is traced within has neither a choice by platform nor own gradients.
 
-    For formats such as ONNX, which know neither a choice by platform nor shifted sums.
+    For formats such as ONNX, which know no such choice and no shifted sums: a depthwise
+    convolution is one grouped convolution, attention a softmax between two products.
     """
     token = _plain.set(True)
     try:
@@ -50,6 +63,10 @@ def _pad(x: Array, kernel: Array) -> Array:
     return jnp.pad(x, [(0, 0), *_same_padding(kernel), (0, 0)])
 
 
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def _grouped_conv(x: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(
         x,
@@ -59,6 +76,10 @@ def _grouped_conv(x: Array, kernel: Array) -> Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
+
+
+def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
+    return jax.linear_transpose(lambda k: _grouped_conv(x, k), kernel)(grad)[0]
 
 
 def _shift_and_add(x: Array, kernel: Array) -> Array:
@@ -72,35 +93,126 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
     )
 
 
-def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
-    return jax.linear_transpose(lambda k: _grouped_conv(x, k), kernel)(grad)[0]
+def _kernel_gradient_bands(x: Array, grad: Array, kernel: Array) -> Array:
+    """Sums over pixels, piece by piece: whole examples, or bands of rows of one.
 
-
-def _kernel_gradient_sums(x: Array, grad: Array, kernel: Array) -> Array:
+    Each tap reads its piece of both arrays; without pieces they come from memory once a tap.
+    """
     n, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
-    fold = max(f for f in range(1, _BATCH_FOLD + 1) if n % f == 0)
+    band = largest_divisor(h, max(_FOLD, _PIECE // (w * c)))
+    examples = largest_divisor(n, _PIECE // (h * w * c)) if band == h else 1
+    fold_rows = largest_divisor(band, _FOLD)
+    fold_examples = largest_divisor(examples, _FOLD // fold_rows)
+    height, depth = band // fold_rows, examples // fold_examples
     padded = _pad(x, kernel)
-    padded = padded.reshape(fold, n // fold, *padded.shape[1:])
-    grad = grad.reshape(fold, n // fold, h, w, c)
 
-    def tap(part: Array, i: int, j: int) -> Array:
-        # Summing `fold` examples elementwise first keeps the loop vectorised; the product with a
+    def tap(part: Array, part_grad: Array, i: int, j: int) -> Array:
+        # Slabs are added elementwise first, which keeps the loop vectorised; the product with a
         # row of ones reduces the rest faster than XLA's reduction over leading axes.
-        product = sum(part[f, :, i : i + h, j : j + w] * grad[f] for f in range(fold))
-        product = product.reshape(-1, c)
-        ones = jnp.ones((1, product.shape[0]), product.dtype)
-        return jnp.matmul(ones, product, precision="highest", preferred_element_type=jnp.float32)
+        total = sum(
+            part[e : e + depth, i + r : i + r + height, j : j + w]
+            * part_grad[e : e + depth, r : r + height]
+            for e in range(0, examples, depth)
+            for r in range(0, band, height)
+        ).reshape(-1, c)
+        ones = jnp.ones((total.shape[0],), total.dtype)
+        return jnp.matmul(
+            ones, total, precision="highest", preferred_element_type=_accumulator(total)
+        )
 
-    def row(i: Array) -> Array:
-        part = jax.lax.dynamic_slice_in_dim(padded, i, h, axis=2)
-        return jnp.stack([tap(part, 0, j) for j in range(columns)])
+    def piece(carry: Array, index: Array) -> tuple[Array, None]:
+        bands = h // band
+        start = (index // bands * examples, index % bands * band, 0, 0)
+        shape = (examples, band + rows - 1, w + columns - 1, c)
+        part = jax.lax.dynamic_slice(padded, start, shape)
+        part_grad = jax.lax.dynamic_slice(grad, start, (examples, band, w, c))
 
-    if rows * columns <= _UNROLLED_TAPS:
-        taps = jnp.stack([tap(padded, i, j) for i in range(rows) for j in range(columns)])
-    else:
-        taps = jax.lax.map(row, jnp.arange(rows))
-    return taps.reshape(kernel.shape).astype(kernel.dtype)
+        def row(i: Array) -> Array:
+            moved = jax.lax.dynamic_slice_in_dim(part, i, band, axis=1)
+            return jnp.stack([tap(moved, part_grad, 0, j) for j in range(columns)])
+
+        if rows * columns <= _UNROLLED_TAPS:
+            taps = [tap(part, part_grad, i, j) for i in range(rows) for j in range(columns)]
+            taps = jnp.stack(taps)
+        else:
+            taps = jax.lax.map(row, jnp.arange(rows))
+        return carry + taps.reshape(kernel.shape), None
+
+    zero = jnp.zeros(kernel.shape, _accumulator(x))
+    pieces = jnp.arange((n // examples) * (h // band))
+    return jax.lax.scan(piece, zero, pieces)[0].astype(kernel.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(side: int, length: int) -> np.ndarray:
+    """[side length length]: 1 where tap r of a kernel takes pixel a of the input to pixel i."""
+    place = np.arange(length)
+    offset = place[:, None] - place[None, :] + side // 2
+    taps = (offset == np.arange(side)[:, None, None]).astype(np.float32)
+    taps.setflags(write=False)  # shared through the cache
+    return taps
+
+
+def _matrices(kernel: Array, h: int, w: int) -> Array:
+    """The convolution as a matrix [c h*w h*w] of each channel: input pixel, output pixel."""
+    rows, columns = (
+        jnp.asarray(_offsets(side, length), kernel.dtype)
+        for side, length in zip(kernel.shape, (h, w), strict=False)
+    )
+    taps = jnp.einsum("rsc,sbj->crbj", kernel[:, :, 0], columns, precision="highest")
+    taps = jnp.einsum("crbj,rai->cabij", taps, rows, precision="highest")
+    return taps.reshape(-1, h * w, h * w)
+
+
+def _by_channel(x: Array) -> Array:
+    return jnp.transpose(x.reshape(x.shape[0], -1, x.shape[-1]), (2, 0, 1))
+
+
+def _matrix_conv(x: Array, kernel: Array) -> Array:
+    matrices = _matrices(kernel, *x.shape[1:3])
+    out = jnp.einsum("cnq,cqp->cnp", _by_channel(x), matrices, precision="highest")
+    return jnp.transpose(out, (1, 2, 0)).reshape(x.shape)
+
+
+def _kernel_gradient_matrix(x: Array, grad: Array, kernel: Array) -> Array:
+    like = jax.ShapeDtypeStruct(kernel.shape, _accumulator(x))
+    pairs = jnp.einsum(
+        "cnq,cnp->cqp",
+        _by_channel(x),
+        _by_channel(grad),
+        precision="highest",
+        preferred_element_type=like.dtype,
+    )
+    transposed = jax.linear_transpose(lambda k: _matrices(k, *x.shape[1:3]), like)
+    return transposed(pairs)[0].astype(kernel.dtype)
+
+
+def _pays_as_matrix(x: Array, kernel: Array) -> bool:
+    """Whether a matrix of each channel takes less time on a CPU than sums over taps.
+
+    Its products are three to four times as fast, but it meets every pair of pixels, and making it
+    takes as long as using it on some examples.
+    """
+    n, h, w, _ = x.shape
+    if not is_static(n, h, w):  # of a program exported for any size
+        return False
+    pixels, taps = h * w, kernel.shape[0] * kernel.shape[1]
+    return pixels <= _SMALL_GRID and pixels <= 2 * taps and n * taps >= 8 * pixels
+
+
+def _forward_cpu(x: Array, kernel: Array) -> Array:
+    return (_matrix_conv if _pays_as_matrix(x, kernel) else _shift_and_add)(x, kernel)
+
+
+def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
+    matrix = _pays_as_matrix(x, kernel)
+    return (_kernel_gradient_matrix if matrix else _kernel_gradient_bands)(x, grad, kernel)
+
+
+# What each platform runs, by measurement (docs/performance.md).
+FORWARD = {"cpu": _forward_cpu, "default": _grouped_conv}
+KERNEL_GRADIENT = {"cpu": _kernel_gradient_cpu, "default": _kernel_gradient_conv}
 
 
 def depthwise_conv(x: Array, kernel: Array) -> Array:
@@ -118,7 +230,7 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _depthwise_conv(x: Array, kernel: Array) -> Array:
-    return jax.lax.platform_dependent(x, kernel, cpu=_shift_and_add, default=_grouped_conv)
+    return jax.lax.platform_dependent(x, kernel, **FORWARD)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -129,10 +241,7 @@ def _backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array
     x, kernel = residuals
     # Correlating the gradient with the flipped kernel is the transpose of a "same" convolution.
     grad_x = _depthwise_conv(grad, kernel[::-1, ::-1])
-    grad_kernel = jax.lax.platform_dependent(
-        x, grad, kernel, cpu=_kernel_gradient_sums, default=_kernel_gradient_conv
-    )
-    return grad_x, grad_kernel
+    return grad_x, jax.lax.platform_dependent(x, grad, kernel, **KERNEL_GRADIENT)
 
 
 _depthwise_conv.defvjp(_forward, _backward)

@@ -35,11 +35,13 @@ def update_bases(x: Array, bases: Array, coef: Array) -> Array:
     return bases * (wanted / (present + EPSILON))
 
 
+@functools.partial(jax.checkpoint, static_argnums=2)
 def factorise(x: Array, bases: Array, steps: int) -> tuple[Array, Array]:
     """Factors of non-negative x [n l d] after `steps` updates of each, float32.
 
-    Starts from the given bases [n d r] and coef = softmax(x bases). The backward pass keeps the
-    small factors of every step and recomputes the products with `x`, which is kept once.
+    Starts from the given bases [n d r] and coef = softmax(x bases). Until the backward pass only
+    the arguments are kept: it factorises again, keeping the small factors of every step for as
+    long as it goes back through them, and recomputes the products with `x`.
     """
     coef = jax.nn.softmax(_einsum("nld,ndr->nlr", x, bases), axis=-1)
 

@@ -30,7 +30,6 @@ from attnseg.objectives import (
     cross_entropy,
     rescaled,
 )
-from attnseg.ops.resize import resize_bilinear
 from attnseg.tasks.augment import normalise, photometric_distortion
 from attnseg.tasks.strips import over_strips
 
@@ -73,7 +72,7 @@ class Segmentation:
         labels, mask = batch[LABEL], batch[MASK]
 
         def objective(logits: Array) -> tuple[Array, Array]:
-            return self.objective(resize_bilinear(logits, labels.shape[1:]), labels, mask)
+            return self.objective.enlarged(logits, labels, mask)
 
         total, weight = objective(outputs[LOGITS])
         for logits in outputs[BRANCHES]:

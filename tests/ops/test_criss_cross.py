@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attnseg.ops import criss_cross
 from attnseg.ops.criss_cross import criss_cross_attention
 
 
@@ -32,6 +33,14 @@ def arrays(h, w, d=3, c=5, scale=1.0):
     return query, key, rng.normal(size=(2, h, w, c))
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "chunks"])
+def chunks(request, monkeypatch):
+    """All lines at once, and one or a few at a time."""
+    if request.param:
+        monkeypatch.setattr(criss_cross, "_ENERGIES", {"cpu": 50, "default": 50})
+
+
+@pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize(("h", "w"), [(5, 7), (6, 4), (1, 5), (4, 1), (1, 1)])
 def test_it_equals_its_definition(h, w):
     inputs = arrays(h, w)
@@ -50,19 +59,48 @@ def test_large_energies_and_low_precision():
     np.testing.assert_allclose(np.float64(out), slow(*inputs), atol=0.05)
 
 
-def test_gradient():
-    """Directional derivatives of the obvious version by central differences."""
+def slow_gradients(query, key, value, grad):
+    """The gradients written out over the whole l x l map, with the weights off the path zero."""
+    n, h, w, _ = query.shape
+    flat = lambda x: x.reshape(n, h * w, -1)  # noqa: E731
+    q, k, v, g = (flat(x) for x in (query, key, value, grad))
+    row, column = np.divmod(np.arange(h * w), w)
+    path = (row[:, None] == row) | (column[:, None] == column)
+    energies = np.where(path, q @ k.transpose(0, 2, 1), -np.inf)
+    weights = np.exp(energies - energies.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    grad_weights = g @ v.transpose(0, 2, 1)
+    grad_energies = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdims=True))
+    pairs = (
+        grad_energies @ k,
+        grad_energies.transpose(0, 2, 1) @ q,
+        weights.transpose(0, 2, 1) @ g,
+    )
+    return [x.reshape(n, h, w, -1) for x in pairs]
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize(("h", "w"), [(4, 5), (1, 3), (1, 1)])
+def test_gradients_in_float64(h, w):
+    inputs = arrays(h, w)
+    grad = np.random.default_rng(1).normal(size=inputs[2].shape)
+    with jax.enable_x64(True):
+        out, vjp = jax.vjp(criss_cross_attention, *(jnp.asarray(x) for x in inputs))
+        np.testing.assert_allclose(out, slow(*inputs), rtol=1e-10, atol=1e-12)
+        for got, expected in zip(
+            vjp(jnp.asarray(grad)), slow_gradients(*inputs, grad), strict=True
+        ):
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.2)])
+def test_gradients_in_the_dtype(dtype, accuracy):
     inputs = arrays(4, 5)
-    rng = np.random.default_rng(1)
-    seed = rng.normal(size=inputs[2].shape)
-    loss = lambda *a: jnp.sum(criss_cross_attention(*a) * jnp.float32(seed))  # noqa: E731
-    grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*(jnp.float32(x) for x in inputs))
-    for i, gradient in enumerate(grads):
-        direction = rng.normal(size=inputs[i].shape)
-        ahead, behind = list(inputs), list(inputs)
-        ahead[i], behind[i] = (inputs[i] + s * direction for s in (1e-5, -1e-5))
-        expected = np.sum((slow(*ahead) - slow(*behind)) * seed) / 2e-5
-        np.testing.assert_allclose(np.sum(np.float64(gradient) * direction), expected, rtol=1e-4)
+    grad = np.random.default_rng(1).normal(size=inputs[2].shape)
+    vjp = jax.vjp(criss_cross_attention, *(dtype(x) for x in inputs))[1]
+    for got, expected in zip(vjp(dtype(grad)), slow_gradients(*inputs, grad), strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(np.float64(got), expected, atol=accuracy)
 
 
 def test_no_map_of_all_pairs_is_formed():
@@ -71,3 +109,15 @@ def test_no_map_of_all_pairs_is_formed():
     jaxpr = jax.make_jaxpr(jax.grad(lambda *a: criss_cross_attention(*a).sum(), (0, 1, 2)))(*shapes)
     largest = max(np.prod(v.aval.shape) for e in jaxpr.eqns for v in e.outvars)
     assert largest <= h * w * max(h, w)
+
+
+def test_memory_grows_as_pixels_times_height_and_width():
+    """By the compiler's account of forward and backward pass, on five sizes."""
+    per_path = []
+    for side in (12, 24, 32, 48, 64):
+        shapes = [jax.ShapeDtypeStruct((1, side, side, c), jnp.float32) for c in (2, 2, 4)]
+        run = jax.jit(jax.grad(lambda *a: jnp.sum(criss_cross_attention(*a) ** 2), (0, 1, 2)))
+        used = run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        per_path.append(used / (side**2 * 2 * side))
+    # The map of all pairs would raise it 28 times from the first to the last.
+    assert max(per_path) < 2 * per_path[0]

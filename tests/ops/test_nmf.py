@@ -85,3 +85,13 @@ def test_half_precision_is_widened_inside():
 def test_an_unknown_gradient_is_refused():
     with pytest.raises(UserError, match="none of"):
         nmf(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 1)), 1, "two_step")
+
+
+def test_no_state_of_the_steps_is_kept_for_the_backward_pass():
+    x, bases = jnp.ones((1, 32, 8)), jnp.ones((1, 8, 4))
+
+    def kept(steps):
+        residuals = jax.vjp(lambda x: nmf(x, bases, steps), x)[1]
+        return sum(a.size for a in jax.tree_util.tree_leaves(residuals))
+
+    assert kept(1) == kept(6)

@@ -1,0 +1,78 @@
+"""Tables of a benchmark."""
+
+from __future__ import annotations
+
+import statistics
+
+from attnseg.benchmark.cases import OURS
+from attnseg.benchmark.contest import MODES
+from attnseg.benchmark.roofline import share
+
+HEADER = (
+    "| case | who | parameters (M) | pass | median (ms) | spread (ms) | images/s | "
+    "ours / this | compile (s) | memory (MB) | GFLOP | GB | of roofline |"
+)
+
+
+def _megabytes(record: dict, mode: str) -> str:
+    memory = record.get("facts", {}).get(mode, {}).get("memory") or record.get("peak")
+    if memory:
+        return f"{memory / 1e6:.0f}"
+    return f"{record['resident'] / 1e6:.0f} (process)" if "resident" in record else ""
+
+
+def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -> str:
+    seconds = statistics.median(record[mode])
+    spread = f"{min(record[mode]) * 1e3:.1f}-{max(record[mode]) * 1e3:.1f}"
+    facts = record.get("facts", {}).get(mode, {})
+    batch, dtype = record["case"]["batch"], record["case"]["dtype"]
+    ratio = ""
+    if record is not ours and ours and ours.get(mode):
+        ratio = f"{seconds / statistics.median(ours[mode]):.2f}"
+    reached = share(facts, seconds, limits, dtype)
+    cells = [
+        record["title"],
+        record["who"],
+        f"{record['parameters'] / 1e6:.2f}" if record.get("parameters") else "",
+        mode,
+        f"{seconds * 1e3:.1f}",
+        spread,
+        f"{batch / seconds:.2f}",
+        ratio,
+        f"{facts['compile_s']:.1f}" if "compile_s" in facts else "",
+        _megabytes(record, mode),
+        f"{facts['flops'] / 1e9:.1f}" if facts.get("flops") else "",
+        f"{facts['bytes'] / 1e9:.2f}" if facts.get("bytes") else "",
+        f"{reached:.0%}" if reached is not None else "",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str:
+    """A heading, what the machine can do, and a row for each contestant and pass.
+
+    ``ours / this`` is our speed over the row's: above 1 we are faster. Memory is XLA's account of
+    the program (arguments, results, temporaries) or the framework's peak; "process" is the most
+    the whole process held.
+    """
+    lines = [heading, ""]
+    rates = ", ".join(
+        f"{name.partition('/')[2] or 'copy'} {value / 1e9:.1f} "
+        + ("GB/s" if name == "bytes" else "GFLOP/s")
+        for name, value in limits.items()
+    )
+    lines += [f"Measured limits: {rates}.", ""]
+    lines += [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
+    firsts: dict[str, dict] = {}
+    for record in records:
+        if record["who"] == OURS:
+            firsts[record["title"]] = record
+    for record in records:
+        if "error" in record:
+            lines.append(
+                f"| {record['title']} | {record['who']} | | {record['error']} |" + " |" * 9
+            )
+            continue
+        ours = firsts.get(record["title"])
+        lines += [_row(record, ours, mode, limits) for mode in MODES if record.get(mode)]
+    return "\n".join(lines) + "\n"

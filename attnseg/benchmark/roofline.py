@@ -1,0 +1,46 @@
+"""What the machine can do: bytes copied and numbers multiplied in a second, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def _best(run: Callable[[], jax.Array], repeats: int) -> float:
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def measure(repeats: int = 5) -> dict[str, float]:
+    """``bytes`` read and written a second by a large copy, ``flops/DTYPE`` of a matrix product."""
+    large = jax.default_backend() != "cpu"
+    numbers = jnp.zeros(1 << (28 if large else 24), jnp.float32)
+    copy = jax.jit(lambda x: x + 1.0)
+    limits = {"bytes": 2 * numbers.nbytes / _best(lambda: copy(numbers), repeats)}
+    side = 8192 if large else 1536
+    for dtype in ("float32", "bfloat16") if large else ("float32",):
+        matrix = jnp.ones((side, side), dtype)
+        product = jax.jit(jnp.matmul)
+        limits[f"flops/{dtype}"] = 2 * side**3 / _best(lambda: product(matrix, matrix), repeats)  # noqa: B023
+    return limits
+
+
+def share(facts: dict[str, float], seconds: float, limits: dict[str, float], dtype: str):
+    """The share of the roofline a program reached, 0..1, or None where nothing is known.
+
+    The least time is the longer of moving its bytes and doing its operations; both as XLA counts
+    them, which takes a loop's body for one pass: an estimate from below where loops are.
+    """
+    rate = limits.get(f"flops/{dtype}") or limits.get("flops/float32")
+    if not rate or not facts.get("flops"):
+        return None
+    least = max(facts["flops"] / rate, facts.get("bytes", 0.0) / limits["bytes"])
+    return least / seconds

@@ -1,0 +1,57 @@
+"""A benchmark from beginning to end."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from attnseg.benchmark import report, roofline
+from attnseg.benchmark.cases import Case
+from attnseg.benchmark.contest import run_case
+
+
+def _heading(records: list[dict]) -> str:
+    devices = dict.fromkeys(r["device"] for r in records if "device" in r)
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    place = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{'; '.join(devices)}; {place}; {day}."
+
+
+def run(
+    cases: list[Case],
+    output: Path,
+    *,
+    rounds: int = 5,
+    peer_python: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Measures the cases, one after the other, and writes ``OUTPUT.md`` and ``OUTPUT.json``.
+
+    Both files are written anew after every case, so that a run that is ended keeps what it has.
+
+    Args:
+      cases: what to measure.
+      output: path of the tables, without ending.
+      rounds: how often each contestant runs each pass.
+      peer_python: interpreter that has the peers; None is this one.
+      say: takes lines of progress.
+
+    Returns:
+      The path of the table.
+    """
+    limits = roofline.measure()
+    records: list[dict] = []
+    output.parent.mkdir(parents=True, exist_ok=True)
+    table = output.with_suffix(".md")
+    for index, case in enumerate(cases, start=1):
+        say(f"{index}/{len(cases)} {case.title}")
+        records += run_case(case, rounds, peer_python, say)
+        text = report.markdown(records, limits, _heading(records))
+        table.write_text(text, encoding="utf-8")
+        saved = {"limits": limits, "heading": _heading(records), "records": records}
+        output.with_suffix(".json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    return table

@@ -1,0 +1,64 @@
+"""A process that holds one contestant and runs it when told.
+
+One line of JSON in, one out: ``{"mode": "train"}`` runs once, ``{"mode": "facts"}`` tells what is
+known, the end of the input ends the process. While one worker runs, the others wait for a line.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+from attnseg.benchmark.cases import COMPILED, KERAS, OURS, Case
+
+
+def _build(case: Case, who: str):
+    """``(runs, facts by mode, parameters, device, peak memory)`` of a contestant."""
+    if who == OURS:
+        from attnseg.benchmark import ours
+
+        return (*ours.build(case), ours.device(), ours.peak)
+    if who == KERAS:
+        from attnseg.benchmark import keras_side
+
+        return keras_side.build(case)
+    from attnseg.benchmark import torch_side
+
+    return torch_side.build(case, compile_it=who == COMPILED)
+
+
+def main() -> None:
+    """Serves the case in the first argument as the contestant in the second."""
+    given = json.loads(sys.argv[1])
+    case = Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+
+    def answer(value: dict) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    start = time.perf_counter()
+    try:
+        runs, facts, parameters, device, peak = _build(case, sys.argv[2])
+        for mode, run in runs.items():  # the first call may compile
+            begun = time.perf_counter()
+            run()
+            facts.setdefault(mode, {}).setdefault("compile_s", time.perf_counter() - begun)
+    except Exception as error:  # reported as the row's result; the others go on
+        answer({"error": f"{type(error).__name__}: {error}"[:300]})
+        return
+    answer({"ready_s": time.perf_counter() - start, "parameters": parameters, "device": device})
+    for line in sys.stdin:
+        mode = json.loads(line)["mode"]
+        if mode == "facts":
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            answer({"facts": facts, "resident": resident, "peak": peak()})
+            continue
+        begun = time.perf_counter()
+        runs[mode]()
+        answer({"seconds": time.perf_counter() - begun})
+
+
+if __name__ == "__main__":
+    main()

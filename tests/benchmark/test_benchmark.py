@@ -1,0 +1,87 @@
+"""Cases, processes and tables of the benchmark."""
+
+import json
+
+import pytest
+
+import attnseg
+from attnseg.benchmark import cases, contest, operators, report, roofline
+from attnseg.benchmark.cases import KERAS, OURS, TORCH, Case
+from attnseg.benchmark.run import run
+from attnseg.core.errors import UserError
+
+TINY = Case("depthwise", (4, 5), 2, 3, kernel=(3, 3), peers=())
+
+
+def test_suites_name_what_exists():
+    for name in cases.SUITES:
+        chosen = cases.suite(name)
+        assert len({c.title for c in chosen}) == len(chosen)
+        for case in chosen:
+            assert case.name in cases.OPERATORS or case.name in attnseg.list_models()
+    assert set(operators.FUNCTIONS) == set(cases.OPERATORS)
+    kernels = {c.kernel for c in cases.suite("operators") if c.name == "depthwise"}
+    assert kernels >= {(3, 3), (5, 5), (7, 7), (11, 11), (1, 7), (21, 1)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("swin_t", 0, 2, 10, "float32", ""), "1 or more"),
+        (("swin_t", 64, 2, 10, "float16", ""), "float16"),
+        (("swin_t", 64, 2, 10, "float32", "torch,tensorflow"), "tensorflow"),
+    ],
+)
+def test_mistakes_are_named(arguments, said):
+    with pytest.raises(UserError, match=said):
+        cases.single(*arguments)
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(UserError, match="gpus"):
+        cases.suite("gpus")
+
+
+def test_one_operator_from_process_to_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        roofline, "measure", lambda: {"bytes": 1e9, "flops/float32": 1e9}
+    )  # a large product is no test
+    lines = []
+    table = run([TINY], tmp_path / "out" / "tables", rounds=2, say=lines.append)
+    saved = json.loads((tmp_path / "out" / "tables.json").read_text())
+    (record,) = saved["records"]
+    assert record["who"] == OURS and len(record["train"]) == len(record["infer"]) == 2
+    assert record["facts"]["train"]["memory"] > 0 and record["facts"]["infer"]["flops"] > 0
+    rows = [line for line in table.read_text().splitlines() if line.startswith("| depthwise")]
+    assert len(rows) == 2 and all(row.count("|") == report.HEADER.count("|") for row in rows)
+
+
+def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():
+    case = Case("no_such_model", (32, 32), 1, peers=())
+    (record,) = contest.run_case(case, 1, None, lambda line: None)
+    assert "no_such_model" in record["error"]
+    assert "no_such_model" in report.markdown([record], {"bytes": 1e9}, "here")
+
+
+def record(who, seconds, **more):
+    return {"case": {"batch": 4, "dtype": "float32"}, "title": "m", "who": who} | {
+        "infer": seconds,
+        "train": [],
+        "parameters": 2_000_000,
+        "device": "d",
+        **more,
+    }
+
+
+def test_ratios_and_the_share_of_the_roofline():
+    facts = {"infer": {"flops": 1e9, "bytes": 1e6, "compile_s": 3.0, "memory": 5e6}}
+    limits = {"bytes": 1e9, "flops/float32": 1e10}
+    records = [record(OURS, [0.2, 0.1, 0.4], facts=facts), record(TORCH, [0.3, 0.5, 0.4])]
+    records.append({"title": "m", "who": KERAS, "error": "it fell over"})
+    ours, torch, keras = report.markdown(records, limits, "here").splitlines()[-3:]
+    cells = [cell.strip() for cell in ours.split("|")[1:-1]]
+    assert cells[:8] == ["m", "ours", "2.00", "infer", "200.0", "100.0-400.0", "20.00", ""]
+    assert cells[8:] == ["3.0", "5", "1.0", "0.00", "50%"]  # 0.1 s of arithmetic in 0.2 s
+    assert torch.split("|")[8].strip() == "2.00" and "it fell over" in keras
+    assert roofline.share({"flops": 1e9, "bytes": 4e8}, 1.0, limits, "float32") == 0.4
+    assert roofline.share({}, 1.0, limits, "float32") is None

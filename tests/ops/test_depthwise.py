@@ -1,0 +1,111 @@
+"""Depthwise convolution and its gradients against slow versions in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg.ops import depthwise
+from attnseg.ops.depthwise import depthwise_conv
+from attnseg.ops.divisors import largest_divisor
+
+# Every size of kernel the models have; small grids with many taps go by matrices.
+SHAPES = [
+    ((2, 9, 13, 6), (3, 3)),
+    ((5, 8, 8, 4), (5, 5)),
+    ((2, 34, 9, 3), (7, 7)),
+    ((2, 18, 10, 2), (11, 11)),
+    ((16, 8, 7, 3), (11, 11)),
+    ((9, 4, 4, 2), (11, 11)),
+    ((3, 7, 10, 4), (1, 7)),
+    ((1, 6, 5, 3), (7, 1)),
+    ((2, 5, 12, 3), (1, 11)),
+    ((2, 12, 5, 3), (11, 1)),
+    ((1, 6, 24, 2), (1, 21)),
+    ((1, 33, 4, 2), (21, 1)),
+]
+
+
+def slow(x, kernel):
+    rows, columns = kernel.shape[:2]
+    padded = np.pad(x, [(0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
+    out = np.zeros_like(x)
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            window = padded[:, i : i + rows, j : j + columns]
+            out[:, i, j] = np.einsum("nijc,ijc->nc", window, kernel[:, :, 0])
+    return out
+
+
+def slow_gradients(x, kernel, grad):
+    """Of ``sum(slow(x, kernel) * grad)``: what each product of the definition adds to each."""
+    rows, columns = kernel.shape[:2]
+    sides = [(0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)]
+    padded, grad_padded = np.pad(x, sides), np.pad(np.zeros_like(x), sides)
+    grad_kernel = np.zeros_like(kernel)
+    h, w = x.shape[1:3]
+    for i in range(rows):
+        for j in range(columns):
+            grad_kernel[i, j, 0] = np.sum(padded[:, i : i + h, j : j + w] * grad, (0, 1, 2))
+            grad_padded[:, i : i + h, j : j + w] += grad * kernel[i, j, 0]
+    return grad_padded[:, rows // 2 :, columns // 2 :][:, :h, :w], grad_kernel
+
+
+def arrays(shape, size):
+    rng = np.random.default_rng(0)
+    x, grad = rng.normal(size=(2, *shape))
+    return x, rng.normal(size=(*size, 1, shape[-1])), grad
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_the_convolution_and_its_gradients(shape, size, monkeypatch):
+    monkeypatch.setattr(depthwise, "_PIECE", 300)  # more than one piece
+    x, kernel, grad = arrays(shape, size)
+    run = jax.jit(lambda x, kernel, grad: _both(x, kernel, grad))
+    out, grads = run(*(jnp.float32(a) for a in (x, kernel, grad)))
+    np.testing.assert_allclose(out, slow(x, kernel), atol=2e-5)
+    for got, expected in zip(grads, slow_gradients(x, kernel, grad), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def _both(x, kernel, grad):
+    out, vjp = jax.vjp(depthwise_conv, x, kernel)
+    return out, vjp(grad)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 6, 5, 2), (3, 5)), ((8, 3, 4, 2), (7, 7))])
+def test_float64_stays_float64(shape, size):
+    with jax.enable_x64(True):
+        x, kernel, grad = (jnp.asarray(a) for a in arrays(shape, size))
+        out, grads = _both(x, kernel, grad)
+        np.testing.assert_allclose(out, slow(np.asarray(x), np.asarray(kernel)), rtol=1e-12)
+        expected = slow_gradients(*(np.asarray(a) for a in (x, kernel, grad)))
+        for got, wanted in zip(grads, expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((4, 8, 9, 6), (3, 3)), ((12, 4, 4, 3), (7, 7))])
+def test_every_way_agrees(shape, size):
+    """What other platforms and other sizes run, executed here."""
+    x, kernel, grad = (jnp.float32(a) for a in arrays(shape, size))
+    expected = depthwise._grouped_conv(x, kernel)
+    for way in (depthwise._shift_and_add, depthwise._matrix_conv):
+        np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
+    expected = depthwise._kernel_gradient_conv(x, grad, kernel)
+    for way in (depthwise._kernel_gradient_bands, depthwise._kernel_gradient_matrix):
+        np.testing.assert_allclose(way(x, grad, kernel), expected, atol=1e-4)
+
+
+def test_low_precision_sums_in_float32():
+    x, kernel, _ = (jnp.bfloat16(a) for a in arrays((2, 40, 40, 2), (3, 3)))
+    ones = jnp.ones_like(x)
+    grad_kernel = jax.vjp(depthwise_conv, ones, kernel)[1](ones)[1]
+    assert grad_kernel.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(grad_kernel[1, 1, 0]), 3200, rtol=4e-3)
+
+
+def test_largest_divisor():
+    assert [largest_divisor(12, limit) for limit in (0, 1, 4, 5, 7, 12, 99)] == [
+        1, 1, 4, 4, 6, 12, 12,
+    ]  # fmt: skip
+    assert largest_divisor(7, 6) == 1
