@@ -1,6 +1,7 @@
 """A loss or gradient that is not finite: what is told, kept, left out and counted."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import overnight
 import pytest
@@ -18,7 +19,7 @@ BAD = 3  # the step whose batch spoils everything
 
 
 class Spoiled:
-    """Batches of which one has a mask that is no number, and with it its loss."""
+    """Batches of which some are marked: their mask begins with 2."""
 
     def __init__(self, batches, start, bad):
         self._batches, self._step, self._bad = batches, start, bad
@@ -28,11 +29,25 @@ class Spoiled:
         batch = next(self._batches)
         self._step += 1
         if self._step in self._bad:
-            batch["mask"][0] = np.nan
+            batch["mask"][0] = 2.0
         return batch
 
     def close(self):
         self._batches.close()
+
+
+class SpoiledTask:
+    """A task whose loss is no number for marked batches."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def loss(self, outputs, batch):
+        total, weight = self._task.loss(outputs, batch)
+        return total * jnp.where(jnp.any(batch["mask"] > 1), jnp.nan, 1.0), weight
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +64,8 @@ def spoil(monkeypatch):
             return Spoiled(original(config, source, start), start, bad)
 
         monkeypatch.setattr(assemble, "train_batches", batches)
+        task = assemble.build_task
+        monkeypatch.setattr(assemble, "build_task", lambda config: SpoiledTask(task(config)))
 
     return spoil
 
@@ -83,7 +100,7 @@ def test_it_stops_the_run_at_once(log_every, data, tmp_path, spoil):
     blocks = [line.split()[0] for line in said if line.startswith("  ")]
     assert {"backbone/stage1_embed", "backbone/stage4_norm", "head/classifier"} <= set(blocks)
     with np.load(tmp_path / "nonfinite" / "step_3.npz") as kept:
-        assert kept["image"].shape == (4, 32, 32, 3) and np.isnan(kept["mask"][0])
+        assert kept["image"].shape == (4, 32, 32, 3) and kept["mask"][0] == 2
         assert kept["step"] == 3 and np.isnan(kept["loss"])
 
 
