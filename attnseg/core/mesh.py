@@ -6,7 +6,6 @@ Models know nothing of this: BatchNorm under `jax.jit` sees the global batch by 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,20 +99,3 @@ def local_copy(tree: Any, mesh: Mesh) -> Any:
     whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
     mine = jax.tree_util.tree_map(lambda x: np.asarray(x.addressable_data(0)), whole)
     return jax.device_put(mine, replicated(local_mesh(mesh)))
-
-
-def start_processes() -> None:
-    """Joins the processes of a multi-host job, when the environment describes one.
-
-    The variables ``JAX_COORDINATOR_ADDRESS`` (host:port), ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID`` describe it.
-    """
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    missing = [name for name in names if name not in os.environ]
-    check(len(missing) in (0, 3), f"a multi-host job needs {', '.join(missing)} too.")
-    if not missing:
-        jax.distributed.initialize(
-            coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
-        )

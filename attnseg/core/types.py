@@ -20,6 +20,7 @@ LABEL = "label"  # train ids or IGNORE: u8/i32 [h w] or i32 []; in a batch i32 [
 LABEL_PROBS = "label_probs"  # f32 [n k], targets of a mixed batch, device only
 MASK = "mask"  # f32 [n], 0 marks a row that only pads the batch
 ID = "id"  # str, host only
+SIGNALS = "signals"  # i32 [n], number of the signal its process got, 0 for none; see training
 SIZE = "size"  # i32 [2], height and width of the original image, host only
 
 # Keys of a model's output.

@@ -7,7 +7,7 @@ workers or on the step a run was resumed from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,6 +112,20 @@ class Tally:
         for first, count in np.reshape(skipped, (-1, 2)).tolist():
             for index in range(first, first + count):
                 self._add(index % len(self._source))
+
+    def include(self, failed: Iterable[int]) -> None:
+        """Counts records that failed in other processes, which have told of them.
+
+        Raises:
+          UserError: together they are more than the allowed number.
+        """
+        self.failed.update(failed)
+        total = len(self.failed)
+        check(
+            total <= self._most,
+            f"{total} records could not be read by the processes of the job, more than "
+            f"data.max_skipped={self._most}; repair the files that the log names, or raise it.",
+        )
 
     def _add(self, index: int) -> None:
         if index in self.failed:

@@ -7,9 +7,9 @@ that of the global batch and every process loads its own rows of it.
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable, Iterator
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -18,6 +18,7 @@ from attnseg.core.errors import check
 from attnseg.core.types import ID, IGNORE, IMAGE, LABEL, MASK, SIZE, Batch, Example
 from attnseg.data.failures import SKIPPED, Attempts, CarrySkipped, Replacing, Tally
 from attnseg.data.sources import Source
+from attnseg.data.workers import shielded, start_worker
 
 EVAL_THREADS = 2
 # Examples of rare sizes that wait for company, beyond which a batch goes out part-empty.
@@ -38,10 +39,13 @@ class TrainBatches(Iterator[Batch]):
 
     def __init__(self, dataset: grain.IterDataset, tally: Tally | None = None):
         self._iterator = iter(dataset)
+        self._started = False  # the first batch starts the workers
         self.tally = tally
 
     def __next__(self) -> Batch:
-        batch = next(self._iterator)
+        with contextlib.nullcontext() if self._started else shielded():
+            batch = next(self._iterator)
+        self._started = True
         if self.tally is not None:
             self.tally.add(batch[SKIPPED])
         return {
@@ -90,8 +94,8 @@ def train_batches(
       workers: processes that load; 0 for threads in this process.
       prefetch: batches loaded ahead, by each worker if there are any.
       process_index, process_count: this process among all.
-      max_skipped: records that this process may find unreadable, each then replaced by the next
-        one, by index, that can be read; None allows none.
+      max_skipped: records that may be unreadable, each then replaced by the next one, by index,
+        that can be read; None allows none. This process counts its own; see `Tally.include`.
 
     Returns:
       iterator of {image u8 [n h w 3], label i32 [n h w] or [n], mask f32 [n] of ones}, where n is
@@ -119,7 +123,7 @@ def train_batches(
     sequential = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
     dataset = dataset.to_iter_dataset(sequential)
-    return TrainBatches(dataset.mp_prefetch(processes, worker_init_fn=_start_worker), tally)
+    return TrainBatches(dataset.mp_prefetch(processes, worker_init_fn=start_worker), tally)
 
 
 def eval_batches(
@@ -186,11 +190,6 @@ def _local_rows(source: Source, batch_size: int, process_count: int) -> int:
         f"a batch of {batch_size} cannot be shared equally by {process_count} processes.",
     )
     return batch_size // process_count
-
-
-def _start_worker(index: int, count: int) -> None:
-    del index, count
-    cv2.setNumThreads(1)  # the workers are the parallelism
 
 
 def _eval_examples(

@@ -348,6 +348,8 @@ def build_job(config: ConfigDict, *, train: data.Source, val: data.Source) -> Jo
         keep=config.checkpoint.keep,
         split=config.eval.split,
         meta={"config": to_dict(config), **data_meta(config)},
+        nonfinite=config.train.nonfinite,
+        max_nonfinite=config.train.max_nonfinite,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attnseg.core import processes
 from attnseg.core.errors import UserError, check
 from attnseg.core.files import disk_reason
-from attnseg.core.mesh import start_processes
 
 OVERRIDE = "--config."
 USAGE_ERROR = 2  # exit status of a mistake in the input
@@ -92,20 +93,34 @@ def run(
 ) -> None:
     """Calls ``function(options, configuration overrides)``; a `UserError` becomes one line.
 
-    So does what a disk refuses that is full or cannot be written. Both exit with status 2.
+    So does what a disk refuses that is full or cannot be written. Both exit with status 2. On any
+    error the other processes of the job end as well.
+
+    ``--coordinator_address``, ``--num_processes`` and ``--process_id`` are options of every
+    program; see `attnseg.core.processes.start`.
     """
+    hosts = parser.add_argument_group("a job of several processes (docs/many_hosts.md)")
+    hosts.add_argument("--coordinator_address", help="HOST:PORT of process 0, or auto")
+    hosts.add_argument("--num_processes", type=int, help="processes of the job")
+    hosts.add_argument("--process_id", type=int, help="which of them this is, 0 for the first")
     try:
         rest, changes = split_overrides(sys.argv[1:] if arguments is None else arguments)
         options = parser.parse_args(rest)
-        start_processes()
+        processes.start(options.coordinator_address, options.num_processes, options.process_id)
         function(options, changes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from None
-    except OSError as error:
-        reason = disk_reason(error)
-        if reason is None:
-            raise
-        file = error.filename or "a file"
-        print(f"error: {file} cannot be used: {reason[0]}; {reason[1]}.", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from None
+        _end(str(error))
+    except Exception as error:
+        reason = disk_reason(error) if isinstance(error, OSError) else None
+        if reason is not None:
+            _end(f"{error.filename or 'a file'} cannot be used: {reason[0]}; {reason[1]}.")
+        if processes.count() > 1:
+            traceback.print_exc()
+            processes.leave(f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _end(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    processes.leave(message, USAGE_ERROR)
+    raise SystemExit(USAGE_ERROR) from None

@@ -16,6 +16,7 @@ from attnseg.infer import MODES
 from attnseg.models import zoo
 from attnseg.objectives.losses import NORMALISE
 from attnseg.objectives.segmentation import PIXEL_LOSSES, REGION_LOSSES
+from attnseg.training.guard import MODES as NONFINITE
 from attnseg.training.optim import OPTIMIZERS
 from attnseg.training.schedule import SCHEDULES
 
@@ -71,7 +72,7 @@ def get_config(model: str) -> ConfigDict:
     c.data.prefetch = 4  # batches made ahead, by each worker if there are any
     c.data.scan = 1_000_000  # label files of a split checked before training; 0 checks none
     c.data.on_error = "raise"  # records that cannot be read: raise (stop) | skip (take the next)
-    c.data.max_skipped = 10  # of skip: records of a split that may fail, for each host process
+    c.data.max_skipped = 10  # of skip: records that may fail; in evaluation, of each process
 
     # Augmentation of classification, named as in timm. Flips: data.flip; size: data.crop.
     c.augment = ConfigDict()
@@ -124,6 +125,8 @@ def get_config(model: str) -> ConfigDict:
     c.train.epochs = placeholder(float)  # passes over the data; goes before `steps` when set
     c.train.accumulate = 1  # parts a batch is worked through in, to save memory
     c.train.ema = 0.0  # decay of the averaged parameters that are then evaluated; 0: none
+    c.train.nonfinite = "raise"  # loss or gradient not finite: raise (stop) | skip (no update)
+    c.train.max_nonfinite = 10  # of skip: updates of the whole run that may be left out
 
     c.eval = ConfigDict()
     c.eval.every = 4000  # steps
@@ -164,6 +167,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.cache": ("none", "decoded"),
     "data.on_error": ("raise", "skip"),
     "eval.mode": MODES,
+    "train.nonfinite": NONFINITE,
 }
 # Keys that must be at least this.
 MINIMA: dict[str, float] = {
@@ -189,6 +193,7 @@ MINIMA: dict[str, float] = {
     "schedule.every": 1,
     "train.steps": 1,
     "train.accumulate": 1,
+    "train.max_nonfinite": 1,
     "eval.every": 1,
     "eval.batch_size": 1,
     "eval.multiple": 1,

@@ -17,6 +17,7 @@ from attnseg.training.log import FILE, MetricLog, read_metrics
 from attnseg.training.loop import Job
 from attnseg.training.state import TrainState
 from attnseg.viz import comparison, plot_class_scores, plot_curves, save_png
+from attnseg.viz.memory import plot_memory
 
 FOLDER = "figures"
 
@@ -70,7 +71,9 @@ def draw_figures(
 ) -> None:
     """Curves, with the score SPLIT/NAME called `headline`, and a score of each class as PNG."""
     folder = workdir / FOLDER
-    plot_curves(read_metrics(workdir / FILE), folder / "curves.png", headline)
+    metrics = read_metrics(workdir / FILE)
+    plot_curves(metrics, folder / "curves.png", headline)
+    plot_memory(metrics, folder / "memory.png")
     if info.task == "classification":
         accuracies = {k.removeprefix("acc/"): v for k, v in scores.items() if k.startswith("acc/")}
         if accuracies:

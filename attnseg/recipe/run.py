@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from attnseg import data
+from attnseg.core import processes
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import replicated
 from attnseg.core.types import SIZE
@@ -146,16 +147,17 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     folder = data.prepared_folder(config.data.prepared)
     say(f"opening {config.data.name}; the first time it is prepared, in {folder}")
     say(assemble.dataset_info(config).describe_labels())
-    train_source = assemble.open_split(config, "train")
-    val_source = assemble.open_split(config, config.eval.split)
-    _check_crop(config, train_source)
-    _check_data(config, train_source, "train", say)
-    _check_data(config, val_source, config.eval.split, say)
-    train_source = assemble.cached(config, train_source)
-    val_source = assemble.cached(config, val_source)
-    for source in (train_source, val_source):
-        if isinstance(source, data.Decoded):
-            say(source.describe())
+    with processes.main_first():  # it prepares and checks, and the others find that done
+        train_source = assemble.open_split(config, "train")
+        val_source = assemble.open_split(config, config.eval.split)
+        _check_crop(config, train_source)
+        _check_data(config, train_source, "train", say)
+        _check_data(config, val_source, config.eval.split, say)
+        train_source = assemble.cached(config, train_source)
+        val_source = assemble.cached(config, val_source)
+        for source in (train_source, val_source):
+            if isinstance(source, data.Decoded):
+                say(source.describe())
     job = assemble.build_job(config, train=train_source, val=val_source)
     return Plan(config, workdir, train_source, val_source, job)
 
@@ -177,9 +179,10 @@ def train(
 
     Raises:
       UserError: see `plan` and `attnseg.training.loop.run`.
+      Stopped: SIGTERM or SIGINT came; all is saved, and calling this again goes on.
     """
     started = time.time()
-    main = jax.process_index() == 0
+    main = processes.index() == 0
     say = say if main else _silent
     planned = plan(config, workdir, say)
     workdir, job = planned.workdir, planned.job
@@ -255,8 +258,10 @@ def evaluate(
         changes = {**(changes or {}), "init.weights": str(weights)}
         config = load_config(str(config_or_workdir), changes)
     split = split or config.eval.split
-    source = assemble.open_split(config, split)
-    _check_data(config, source, split, _silent)
+    say = say if processes.index() == 0 else _silent
+    with processes.main_first():
+        source = assemble.open_split(config, split)
+        _check_data(config, source, split, _silent)
     if weights is None:
         evaluation = assemble.build_evaluation(config, source)
         labels = assemble.data_meta(config)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError
 from attnseg.core.files import check_writable, write_json
+from attnseg.core.gather import meet
 from attnseg.training import step_folder
 from attnseg.training.catalogue import Catalogue, Say
 from attnseg.training.state import TrainState, weights_only
@@ -156,6 +157,14 @@ class Checkpoints:
             self._writer.close()
         finally:
             self._reader.close()
+
+    def drop(self, step: int) -> None:
+        """Removes the checkpoint of `step`, so that it can be saved again with its scores."""
+        self._writer.wait()
+        self._catalogue.forget(step)
+        if jax.process_index() == 0:
+            step_folder.remove(self.folder / str(step))
+        meet()
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint.

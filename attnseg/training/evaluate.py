@@ -7,6 +7,7 @@ meet once, at the end, to add up what they counted.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from attnseg.core.gather import gather
 from attnseg.core.jitted import Jitted
 from attnseg.core.mesh import local_copy, local_mesh, replicated, to_global
 from attnseg.core.types import (
@@ -25,6 +27,7 @@ from attnseg.core.types import (
     LABEL,
     LOGITS,
     MASK,
+    SIGNALS,
     SIZE,
     Batch,
     Counts,
@@ -34,6 +37,7 @@ from attnseg.core.types import (
 from attnseg.infer import Programs, Views, blocks, label_map
 from attnseg.infer.slide import IN_FLIGHT
 from attnseg.objectives import boundary_counts, count_pairs
+from attnseg.training.interrupt import CutShort, Interrupt
 from attnseg.training.state import TrainState
 from attnseg.training.step import Task, make_eval_step
 from attnseg.training.tally import Scores, Tally
@@ -80,7 +84,8 @@ class Evaluation:
 
 def to_device(batch: Batch, mesh: Mesh) -> Batch:
     """Sends what the device needs of a host batch, split over the mesh."""
-    return to_global({key: batch[key] for key in DEVICE_KEYS}, mesh)
+    keys = [*DEVICE_KEYS, *([SIGNALS] if SIGNALS in batch else [])]
+    return to_global({key: batch[key] for key in keys}, mesh)
 
 
 def jit_eval_step(evaluation: Evaluation) -> Jitted:
@@ -94,28 +99,53 @@ def jit_eval_step(evaluation: Evaluation) -> Jitted:
     return Jitted(make_eval_step(evaluation.apply, task), out_shardings=replicated(mesh))
 
 
-def evaluate(evaluation: Evaluation, eval_step: Jitted, state: TrainState) -> Scores:
+def evaluate(
+    evaluation: Evaluation,
+    eval_step: Jitted,
+    state: TrainState,
+    interrupt: Interrupt | None = None,
+) -> Scores:
     """Scores of the `eval_params` of `state`, with `eval_step` from `jit_eval_step`.
 
     With a moving average of the parameters, BatchNorm still has the running statistics of the
     parameters themselves.
+
+    Raises:
+      CutShort: `interrupt`, or that of another process, had a signal.
     """
+    interrupt = interrupt or Interrupt()  # one that never hears of a signal
     variables = (state.eval_params, state.batch_stats)
     if jax.process_count() > 1:
         variables = local_copy(variables, evaluation.mesh)
-    if evaluation.views is None:
-        tally = _in_batches(evaluation, eval_step, variables)
-        compiled = eval_step.compiled
-    else:
-        tally = _in_views(evaluation, eval_step, variables)
-        compiled = eval_step.compiled + evaluation.programs.compiled
+    tally, compiled = None, 0
+    with contextlib.suppress(CutShort):
+        if evaluation.views is None:
+            tally = _in_batches(evaluation, eval_step, variables, interrupt)
+            compiled = eval_step.compiled
+        else:
+            tally = _in_views(evaluation, eval_step, variables, interrupt)
+            compiled = eval_step.compiled + evaluation.programs.compiled
+    if "cut" in gather("cut" if tally is None else "whole"):
+        raise CutShort
     return tally.gathered().scores(evaluation.task, compiled)
 
 
-def _in_batches(evaluation: Evaluation, eval_step: Jitted, variables) -> Tally:
+def _until_cut(interrupt: Interrupt, items: Iterator[Any]) -> Iterator[Any]:
+    """The items, as long as there is no signal."""
+    try:
+        for item in items:
+            if interrupt.signal:
+                raise CutShort
+            yield item
+    finally:
+        if hasattr(items, "close"):
+            items.close()
+
+
+def _in_batches(evaluation: Evaluation, eval_step: Jitted, variables, interrupt) -> Tally:
     tally, mesh = Tally(), local_mesh(evaluation.mesh)
     waiting: tuple[Batch, Counts] | None = None
-    for batch in evaluation.batches():
+    for batch in _until_cut(interrupt, evaluation.batches()):
         counts = eval_step(*variables, to_device(batch, mesh))
         # Fetched one batch late, so that the device works while the next batch is read.
         if waiting is not None:
@@ -148,9 +178,9 @@ def _boundary(evaluation: Evaluation, labels: np.ndarray, classes: np.ndarray) -
     return boundary_counts(labels, classes, k, evaluation.boundary)
 
 
-def _in_views(evaluation: Evaluation, eval_step: Jitted, variables) -> Tally:
+def _in_views(evaluation: Evaluation, eval_step: Jitted, variables, interrupt) -> Tally:
     tally = Tally()
-    for example in evaluation.examples():
+    for example in _until_cut(interrupt, evaluation.examples()):
         matrix, classes = _count_views(tally, evaluation, eval_step, variables, example)
         tally.add_image(example[ID], classes.shape, matrix)
         if evaluation.boundary:

@@ -31,6 +31,7 @@ class MetricLog:
       active: False writes nothing, for all processes of a job but one.
       resume_step: the step of the checkpoint a run goes on from. What was logged after it is
         dropped, since the run will log it again. None keeps everything.
+      without: a split whose record of `resume_step` is dropped as well.
 
     Raises:
       UserError: metrics.jsonl is damaged before its last line, or cannot be written.
@@ -42,6 +43,7 @@ class MetricLog:
         tensorboard: bool = True,
         resume_step: int | None = None,
         active: bool = True,
+        without: str | None = None,
     ):
         self._file = self._events = None
         if not active:
@@ -50,7 +52,7 @@ class MetricLog:
         self._what = f"{workdir / FILE} could not be written"
         with told(self._what):
             workdir.mkdir(parents=True, exist_ok=True)
-            _rewind(workdir / FILE, resume_step)
+            _rewind(workdir / FILE, resume_step, without)
             self._file = (workdir / FILE).open("a", encoding="utf-8")
         if tensorboard:
             self._events = _event_writer(workdir / EVENTS, resume_step)
@@ -112,11 +114,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def _rewind(path: Path, step: int | None) -> None:
-    """Removes records after `step` and a torn last line, which an append would run into."""
+def _rewind(path: Path, step: int | None, without: str | None) -> None:
+    """Removes records after `step`, that of split `without` at it, and a torn last line."""
     if not path.exists():
         return
     kept = [r for r in read_metrics(path) if step is None or r["step"] <= step]
+    kept = [r for r in kept if without is None or (r["step"], r["split"]) != (step, without)]
     text = "".join(json.dumps(r) + "\n" for r in kept).encode()
     if text == path.read_bytes():
         return

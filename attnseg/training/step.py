@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from attnseg.core.types import IMAGE, Batch, Counts, Outputs, Params
+from attnseg.core.types import IMAGE, SIGNALS, Batch, Counts, Outputs, Params
 from attnseg.training.state import TrainState
 
 
@@ -30,6 +30,8 @@ class Task(Protocol):
     def summarise(self, counts: list[Counts]) -> dict[str, float]: ...
 
 
+FINITE = "finite"  # metric: whether loss and gradient of the step are, and it was made
+
 ApplyTrain = Callable[[Params, Params, Array, Array], tuple[Outputs, Params]]
 ApplyEval = Callable[[Params, Params, Array], Outputs]
 
@@ -43,17 +45,10 @@ def _split(batch: Batch, parts: int) -> Batch:
     return jax.tree_util.tree_map(split, batch)
 
 
-def make_train_step(
-    apply: ApplyTrain,
-    task: Task,
-    tx: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    seed: int,
-    accumulate: int = 1,
-    ema: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """Returns ``step(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+def make_gradients(
+    apply: ApplyTrain, task: Task, *, seed: int, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[Array, Params, Params]]:
+    """Returns ``gradients(state, batch) -> (loss, batch_stats, gradients of the loss)``.
 
     The gradient is that of the loss sum over the whole batch divided by its weight once, so that
     neither devices nor accumulation change what a pixel counts.
@@ -61,12 +56,9 @@ def make_train_step(
     Args:
       apply: ``(params, batch_stats, images, key) -> (outputs, new batch_stats)``.
       task: augmentation, inputs and loss.
-      tx: optimizer.
-      schedule: learning rate by step, for the log.
       seed: the key of a step is ``fold_in(key(seed), step)``.
       accumulate: parts the batch is worked through in, one after the other. BatchNorm then sees
         one part at a time.
-      ema: decay of the moving average of the parameters; 0 keeps none.
     """
 
     def loss_sum(params: Params, batch_stats: Params, batch: Batch, key: Array):
@@ -77,7 +69,7 @@ def make_train_step(
         total, weight = task.loss(outputs, batch)
         return total, (weight, batch_stats)
 
-    def gradients(state: TrainState, batch: Batch, key: Array):
+    def sums(state: TrainState, batch: Batch, key: Array):
         grad = jax.value_and_grad(loss_sum, has_aux=True)
         if accumulate == 1:
             (total, (weight, stats)), grads = grad(state.params, state.batch_stats, batch, key)
@@ -95,11 +87,50 @@ def make_train_step(
         inputs = (jnp.arange(accumulate), _split(batch, accumulate))
         return jax.lax.scan(part, (zero, zero, state.batch_stats, zeros), inputs)[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def gradients(state: TrainState, batch: Batch) -> tuple[Array, Params, Params]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        total, weight, batch_stats, grads = gradients(state, batch, key)
+        total, weight, batch_stats, grads = sums(state, batch, key)
         scale = 1.0 / jnp.maximum(weight, 1.0)  # a batch of ignored pixels changes nothing
-        grads = jax.tree_util.tree_map(lambda g: g * scale, grads)
+        return total * scale, batch_stats, jax.tree_util.tree_map(lambda g: g * scale, grads)
+
+    return gradients
+
+
+def _choose(ok: Array, new: Any, old: Any) -> Any:
+    """`new` where `ok`, else `old`; counters go on, so that a step keeps its learning rate."""
+
+    def leaf(n: Array, o: Array) -> Array:
+        return jnp.where(ok, n, o) if jnp.issubdtype(n.dtype, jnp.inexact) else n
+
+    return jax.tree_util.tree_map(leaf, new, old)
+
+
+def make_train_step(
+    apply: ApplyTrain,
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    ema: float = 0.0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Returns ``step(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+
+    Where loss or gradient are not finite, nothing is updated but the number of the step.
+
+    Args:
+      apply, task, seed, accumulate: see `make_gradients`.
+      tx: optimizer.
+      schedule: learning rate by step, for the log.
+      ema: decay of the moving average of the parameters; 0 keeps none.
+    """
+    gradients = make_gradients(apply, task, seed=seed, accumulate=accumulate)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = dict(batch)
+        signals = batch.pop(SIGNALS, None)
+        loss, batch_stats, grads = gradients(state, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -109,12 +140,13 @@ def make_train_step(
             ema_params = jax.tree_util.tree_map(
                 lambda e, p: e * decay + p * (1.0 - decay), ema_params, params
             )
-        metrics = {
-            "loss": total * scale,
-            "grad_norm": optax.global_norm(grads),
-            "lr": schedule(state.step),
-        }
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics = {"loss": loss, "grad_norm": norm, "lr": schedule(state.step), FINITE: finite}
+        if signals is not None:
+            metrics[SIGNALS] = jnp.max(signals)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
+        return _choose(finite, new, state), metrics
 
     return step
 

@@ -155,7 +155,7 @@ def test_a_run_learns_to_tell_colours(colours, tmp_path):
     assert results["metrics"]["test/top1"] == scores["test/top1"]
     assert "images of the split" in results["counting"]
     figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
-    assert figures == {"curves.png", "class_accuracy.png", "confusion.png"}
+    assert figures == {"curves.png", "class_accuracy.png", "confusion.png", "memory.png"}
     best = evaluate(tmp_path / "run", say=lambda _: None)
     assert best["test/top1"] >= scores["test/top1"]
     assert "blue" in inspect.batch(config, str(tmp_path / "batch.png"))

@@ -1,6 +1,6 @@
 """One process of an evaluation that several share; the first prints the scores.
 
-The environment says which one; see `attnseg.core.mesh.start_processes`.
+The environment says which one; see `attnseg.core.processes.start`.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ import numpy as np
 import pixelwise
 from jax.sharding import NamedSharding, PartitionSpec
 
-from attnseg.core.mesh import make_mesh, start_processes
+from attnseg.core import processes
+from attnseg.core.mesh import make_mesh
 from attnseg.core.types import IMAGENET
 from attnseg.data import EvalResize, eval_batches
 from attnseg.infer import Views
@@ -40,7 +41,7 @@ class Drawn:
 
 
 def main():
-    start_processes()
+    processes.start()
     source = Drawn(slice(jax.process_index(), None, jax.process_count()))
     mesh = make_mesh(fsdp=jax.device_count())
     evaluation = Evaluation(

@@ -58,7 +58,7 @@ def final_state(workdir):
 
 def records(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    timing = ("images_per_second", "data_wait")
+    timing = ("images_per_second", "data_wait", "rss_mb", "compilations")
     return [{k: v for k, v in json.loads(line).items() if not k.endswith(timing)} for line in lines]
 
 
@@ -82,7 +82,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"]["val/miou"] == scores["val/miou"] and "counting" in results
     figures = {p.name for p in (folder / "figures").iterdir()}
-    assert figures == {"curves.png", "class_iou.png", "overlay_0.png"}
+    assert figures == {"curves.png", "class_iou.png", "memory.png", "overlay_0.png"}
     assert meta["config"]["model"]["name"] == "segformer_b0" and "jax" in meta["versions"]
     assert list((folder / "logs").iterdir())
 
