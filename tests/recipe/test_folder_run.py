@@ -7,6 +7,7 @@ import tiny
 from own_folders import image, label, pairs, write
 
 import attnseg
+from attnseg.training.checkpoint import check_labels
 
 IDS = [f"{split}/{n}" for split in ("train", "val") for n in range(5)]
 BROKEN = ("train/1", "train/3", "val/0")
@@ -63,16 +64,25 @@ def test_skipping_is_the_same_after_a_resume(root, tmp_path):
     assert sum("left out" in line for line in "\n".join(said).splitlines()) == 3
 
     # The labels a checkpoint was trained with stay what its output means.
-    attnseg.evaluate(tmp_path / "whole", say=lambda _: None)
     (root / "classes.txt").write_text("road\ntree\ncar\n")
     with pytest.raises(attnseg.UserError, match='class 1 = "car", which is "tree" now; restore'):
         attnseg.evaluate(tmp_path / "whole", say=lambda _: None)
     with pytest.raises(attnseg.UserError, match='class 1 = "car", which is "tree" now; restore'):
         attnseg.train(chosen, tmp_path / "whole", say=lambda _: None)
     (root / "classes.txt").write_text("road\ncar\ntree 2,7\n")
-    attnseg.evaluate(tmp_path / "whole", say=lambda _: None)  # other raw ids, the same classes
     with pytest.raises(attnseg.UserError, match="raw id 7 -> refused, it is 2 now"):
         attnseg.train(chosen, tmp_path / "whole", say=lambda _: None)
+
+
+def test_evaluation_takes_other_raw_ids_but_no_other_classes():
+    saved = {"classes": ["road", "car"], "label_map": {"0": 0, "1": 1}}
+    moved = saved | {"label_map": {"0": 0, "7": 1}}
+    check_labels(saved, saved, "the run")
+    check_labels(saved, moved, "the run", ("classes",))
+    with pytest.raises(attnseg.UserError, match="raw id 1 -> 1, it is refused now"):
+        check_labels(saved, moved, "the run")
+    with pytest.raises(attnseg.UserError, match="2 classes, there are 3 now"):
+        check_labels(saved, saved | {"classes": ["road", "car", "tree"]}, "the run", ("classes",))
 
 
 def test_too_many_are_refused_before_training(root, tmp_path):

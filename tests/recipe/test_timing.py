@@ -92,7 +92,7 @@ def test_segmentation_with_workers_and_the_decoded_store(tmp_path):
     text = describe_speed(config, batches=2)
     stages = table(text)
     assert [*stages] == [*HOST_STAGES, "transfer", "augment and normalise"]
-    assert all(value > 0 for _, value in stages.values())
+    assert all(value >= 0 for _, value in stages.values())  # as printed, to the microsecond
     total = float(re.search(r"host, all stages +([\d.]+)", text)[1])
     host = [value for place, value in stages.values() if place == "host"]
     assert total == pytest.approx(sum(host), abs=0.01)
