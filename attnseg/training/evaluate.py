@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from attnseg.core.gather import gather
 from attnseg.core.jitted import Jitted
-from attnseg.core.mesh import local_copy, local_mesh, replicated, to_global
+from attnseg.core.mesh import batch_sharding, local_copy, local_mesh, replicated, to_global
 from attnseg.core.types import (
     ID,
     IGNORE,
@@ -146,7 +146,8 @@ def _in_batches(evaluation: Evaluation, eval_step: Jitted, variables, interrupt)
     tally, mesh = Tally(), local_mesh(evaluation.mesh)
     waiting: tuple[Batch, Counts] | None = None
     for batch in _until_cut(interrupt, evaluation.batches()):
-        counts = eval_step(*variables, to_device(batch, mesh))
+        on_device = {key: batch[key] for key in DEVICE_KEYS}
+        counts = eval_step(*variables, jax.device_put(on_device, batch_sharding(mesh)))
         # Fetched one batch late, so that the device works while the next batch is read.
         if waiting is not None:
             _tell(tally, evaluation, *waiting)
