@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.linen.pooling import avg_pool  # by name: what writes ONNX replaces nn.avg_pool
 from jax import Array
 
 from attnseg.core.errors import check, lookup
@@ -125,4 +126,4 @@ class MHSA(nn.Module):
             return x
         # A last, incomplete window averages what it has; strided convolutions keep it as well.
         fill = [(0, h % 2), (0, w % 2)]
-        return nn.avg_pool(x, (2, 2), (2, 2), fill, count_include_pad=False).astype(x.dtype)
+        return avg_pool(x, (2, 2), (2, 2), fill, count_include_pad=False).astype(x.dtype)
