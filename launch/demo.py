@@ -8,6 +8,7 @@ page only with --host=0.0.0.0.
 """
 
 import argparse
+from pathlib import Path
 
 from attnseg.recipe import command
 from attnseg.recipe.demo_page import build_page, load_gradio, serve
@@ -24,8 +25,8 @@ def main(options, changes):
     use_compilation_cache()
     load = predictor_loader(options, changes)
     load_gradio()
-    named = options.workdir or options.weights
-    serve(build_page(load(), f"attnseg: {named}"), options.host, options.port)
+    name = Path(options.workdir or options.weights).name
+    serve(build_page(load(), name), options.host, options.port)
 
 
 if __name__ == "__main__":

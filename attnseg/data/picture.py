@@ -76,7 +76,9 @@ def picture_size(source: str | os.PathLike | bytes) -> tuple[int, int] | None:
     try:
         with Image.open(handle) as head:
             width, height = head.size
-            turned = head.format != "TIFF" and head.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+            # Pillow would decode all of a PNG to find a tag behind the pixels; TIFF it has turned.
+            tagged = "exif" in head.info if head.format == "PNG" else head.format != "TIFF"
+            turned = tagged and head.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot read {name}: {error.strerror}.") from error
     except _BROKEN:

@@ -19,7 +19,7 @@ from attnseg.core.mesh import replicated
 from attnseg.core.types import SIZE
 from attnseg.recipe import assemble
 from attnseg.recipe.figures import Overlays, draw_figures
-from attnseg.recipe.load import from_dict, leaves, load_config, override, to_dict
+from attnseg.recipe.load import from_dict, leaves, load_config, to_dict
 from attnseg.recipe.report import RESULTS, write_report
 from attnseg.training import loop
 from attnseg.training.checkpoint import FOLDER, Checkpoints, check_labels, write_json
@@ -252,8 +252,9 @@ def evaluate(
         )
         config = _read_config(workdir / CONFIG, changes)
     elif isinstance(config_or_workdir, ConfigDict):
-        config = config_or_workdir.copy_and_resolve_references()
-        override(config, {**(changes or {}), "init.weights": str(weights)})
+        # Not a plain copy: that forgets the types of keys without a value.
+        changes = {**(changes or {}), "init.weights": str(weights)}
+        config = from_dict(to_dict(config_or_workdir), changes)
     else:
         changes = {**(changes or {}), "init.weights": str(weights)}
         config = load_config(str(config_or_workdir), changes)

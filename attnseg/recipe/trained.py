@@ -15,7 +15,7 @@ from attnseg.core.errors import UserError, check
 from attnseg.core.types import IMAGENET, Normalisation
 from attnseg.models import zoo
 from attnseg.recipe import assemble
-from attnseg.recipe.load import from_dict, load_config, override, validate
+from attnseg.recipe.load import from_dict, load_config, to_dict
 from attnseg.training.checkpoint import FOLDER, Checkpoints
 from attnseg.weights import load_weights
 from attnseg.weights.rules import AUX_HEAD
@@ -103,9 +103,7 @@ def load_published(
     """
     changes = {**(changes or {}), "init.weights": str(weights)}
     if isinstance(config, ConfigDict):
-        config = config.copy_and_resolve_references()
-        override(config, changes)
-        validate(config)
+        config = from_dict(to_dict(config), changes)
     else:
         config = load_config(str(config), changes)
     assemble.with_layout(config, say)

@@ -305,7 +305,7 @@ def test_mistakes_in_the_arguments(photos, tmp_path):
 def trained(tmp_path_factory):
     """A run of a tiny SegFormer, without the training."""
     place = tmp_path_factory.mktemp("trained")
-    config = tiny.config(data__prepared=str(place / "prepared"))
+    config = tiny.config()
     variables = random_variables(config)
     save_run(place / "work", config, {3: (variables, {"miou": 0.5})})
     return place, config, variables
