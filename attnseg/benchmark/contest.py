@@ -44,10 +44,12 @@ class Worker:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            code = self.process.wait()
+            self.close()
+            code = self.process.returncode
             raise UserError(f"{self.who}: the process ended with {code} (out of memory?).")
         answer = json.loads(line)
         if "error" in answer:
+            self.close()
             raise UserError(f"{self.who}: {answer['error']}")
         return answer
 
