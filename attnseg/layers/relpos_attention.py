@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from flax.linen.pooling import avg_pool  # by name: what writes ONNX replaces nn.avg_pool
 from jax import Array
 
 from attnseg.core.errors import check, lookup
 from attnseg.layers.conv import KeyLinear, linear
 from attnseg.layers.record import DenseRecord, record
+from attnseg.ops.pooling import average_patches
 from attnseg.ops.relative_position import (
     absolute_logits,
     query_place_logits,
@@ -126,4 +126,4 @@ class MHSA(nn.Module):
             return x
         # A last, incomplete window averages what it has; strided convolutions keep it as well.
         fill = [(0, h % 2), (0, w % 2)]
-        return avg_pool(x, (2, 2), (2, 2), fill, count_include_pad=False).astype(x.dtype)
+        return average_patches(x, 2, fill)

@@ -1,15 +1,42 @@
-"""Adaptive average pooling with torch's bins, as matrix products."""
+"""Pooling: windows with explicit padding, and averages over torch's adaptive bins.
+
+The windows are XLA's own. What writes ONNX replaces `flax.linen.max_pool` and `avg_pool` by ones
+that know no explicit padding.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from attnseg.ops.resize import is_static
+
+Padding = Sequence[tuple[int, int]]  # before and after the rows, and the columns
+
+
+def _windows(x: Array, first: float, combine, side: int, stride: int, padding: Padding) -> Array:
+    around = [(0, 0), *padding, (0, 0)]
+    shape, steps = (1, side, side, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, first, combine, shape, steps, around)
+
+
+def max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
+    """Largest number of each `side` x `side` window of [n h w c]; padding never wins."""
+    return _windows(x, -jnp.inf, jax.lax.max, side, stride, padding)
+
+
+def average_patches(x: Array, side: int, padding: Padding) -> Array:
+    """Mean of each `side` x `side` patch of [n h w c]; padding does not count."""
+    _, h, w, _ = x.shape
+    total = functools.partial(
+        _windows, first=0.0, combine=jax.lax.add, side=side, stride=side, padding=padding
+    )
+    return total(x) / total(jnp.ones((1, h, w, 1), x.dtype))
 
 
 @functools.lru_cache(maxsize=256)

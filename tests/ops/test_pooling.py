@@ -10,7 +10,12 @@ import pytest
 from attnseg.ops.dilated_depthwise import _grouped_conv, dilated_depthwise_conv
 from attnseg.ops.fusion_conv import fusion_conv, is_cheaper
 from attnseg.ops.pixel_attention import channel_attention, linear_attention, pixel_attention
-from attnseg.ops.pooling import adaptive_average_pools, pooling_bins
+from attnseg.ops.pooling import (
+    adaptive_average_pools,
+    average_patches,
+    max_pool,
+    pooling_bins,
+)
 from attnseg.ops.resize import bilinear_matrix
 
 
@@ -23,6 +28,26 @@ def slow_pool(x, side):
             columns = slice(math.floor(j * w / side), math.ceil((j + 1) * w / side))
             out[:, i, j] = x[:, rows, columns].mean((1, 2))
     return out
+
+
+def slow_windows(x, side, stride, padding, combine):
+    x = np.pad(x, [(0, 0), *padding, (0, 0)], constant_values=np.nan)
+    rows, columns = ((size - side) // stride + 1 for size in x.shape[1:3])
+    out = np.zeros((x.shape[0], rows, columns, x.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            a, b = i * stride, j * stride
+            out[:, i, j] = combine(x[:, a : a + side, b : b + side], axis=(1, 2))
+    return out
+
+
+@pytest.mark.parametrize("padding", [[(0, 0), (0, 0)], [(0, 1), (0, 0)], [(1, 1), (1, 2)]])
+def test_windows(padding):
+    x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)) - 5  # zeros would win
+    found = max_pool(jnp.float32(x), 3, 2, padding)
+    np.testing.assert_allclose(found, slow_windows(x, 3, 2, padding, np.nanmax), atol=1e-6)
+    found = average_patches(jnp.float32(x), 2, padding)
+    np.testing.assert_allclose(found, slow_windows(x, 2, 2, padding, np.nanmean), atol=1e-6)
 
 
 @pytest.mark.parametrize("grid", [(12, 18), (7, 13), (64, 5), (1, 2)])

@@ -14,15 +14,13 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-
-# By name: what writes ONNX replaces nn.max_pool and nn.avg_pool by ones without such padding.
-from flax.linen.pooling import avg_pool, max_pool
 from jax import Array
 
 from attnseg.core.errors import check, lookup
 from attnseg.core.types import Features
 from attnseg.layers.conv import conv
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.pooling import average_patches, max_pool
 
 SIZES = {
     "resnet18": dict(depths=(2, 2, 2, 2), block="basic"),
@@ -75,7 +73,7 @@ class Shortcut(nn.Module):
         if self.pooled and s > 1:
             # torch's ceil_mode: a last, incomplete window averages what it has.
             fill = [(0, -side % s) for side in x.shape[1:3]]
-            x = avg_pool(x, (s, s), (s, s), fill, count_include_pad=False)
+            x = average_patches(x, s, fill)
             s = 1
         x = conv1x1(self.features, stride=s, dtype=self.dtype, name="conv")(x)
         return BatchNorm(dtype=self.dtype, name="norm")(x, train=train)
@@ -186,7 +184,7 @@ class Stem(nn.Module):
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train=train))
         # Rounding up, the last window may reach one row beyond the padding.
         extra = [int(self.ceil and side % 2 == 0) for side in x.shape[1:3]]
-        return max_pool(x, (3, 3), (2, 2), [(1, 1 + e) for e in extra])
+        return max_pool(x, 3, 2, [(1, 1 + e) for e in extra])
 
 
 class ResNet(nn.Module):
