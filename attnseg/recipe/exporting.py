@@ -114,7 +114,7 @@ def export_program(
     crop = tuple(config.data.crop)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         if format == "onnx":
-            # jax2onnx does not carry free heights and widths through these networks.
+            # jax2onnx 0.17 did not convert SegFormer with free height and width.
             sizes = export.fixed(size or crop)
             program = onnx.to_onnx(server, sizes)
             run = onnx.run_onnx(program)
