@@ -38,10 +38,13 @@ def at(line_start, number):
     return say
 
 
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, train(data, folder)
+@pytest.fixture
+def whole(data, tmp_path_factory, compile_quickly, made=[]):
+    """Compiled like the others: not before `compile_quickly`, as a module's fixture would be."""
+    if not made:
+        folder = tmp_path_factory.mktemp("whole")
+        made.append((folder, train(data, folder)))
+    return made[0]
 
 
 def test_stopped_between_steps(data, whole, tmp_path):
