@@ -38,10 +38,16 @@ def at(line_start, number):
     return say
 
 
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, train(data, folder)
+_made = []
+
+
+@pytest.fixture
+def whole(data, tmp_path_factory, compile_quickly):
+    """Compiled like the others: not before `compile_quickly`, as a module's fixture would be."""
+    if not _made:
+        folder = tmp_path_factory.mktemp("whole")
+        _made.append((folder, train(data, folder)))
+    return _made[0]
 
 
 def test_stopped_between_steps(data, whole, tmp_path):
