@@ -63,8 +63,8 @@ NO_GRADIENT = {
 def grouped_convolutions():
     """Slower to run than shifted sums, but much quicker to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depthwise, "_shift_and_add", depthwise._grouped_conv)
-        patch.setattr(depthwise, "_kernel_gradient_sums", depthwise._kernel_gradient_conv)
+        patch.setitem(depthwise.FORWARD, "cpu", depthwise._grouped_conv)
+        patch.setitem(depthwise.KERNEL_GRADIENT, "cpu", depthwise._kernel_gradient_conv)
         yield
 
 
