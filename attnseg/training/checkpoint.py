@@ -14,7 +14,6 @@ import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError
 from attnseg.core.files import check_writable, write_json
-from attnseg.core.gather import meet
 from attnseg.training import step_folder
 from attnseg.training.catalogue import Catalogue, Say
 from attnseg.training.state import TrainState, weights_only
@@ -121,15 +120,25 @@ class Checkpoints:
         self._writer.wait()
         return self._catalogue.find(which, self.metric, say)
 
-    def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        meta: dict[str, Any],
+        metrics: dict[str, float],
+        again: bool = False,
+    ) -> None:
         """Starts writing `state` as the checkpoint of its step; returns before it is on disk.
+
+        Args:
+          again: in place of the one there is of this step, which stays until the new one is whole.
 
         Raises:
           UserError: the disk is full or cannot be written, now or when the last one was.
         """
         self._writer.wait()
         step = int(state.step)
-        if step in self._catalogue.steps() and self._catalogue.verdict(step).damage is None:
+        there = step in self._catalogue.steps() and self._catalogue.verdict(step).damage is None
+        if there and not again:
             return
         value = float(metrics.get(self.metric, math.nan))
         scored = math.isfinite(value)
@@ -157,14 +166,6 @@ class Checkpoints:
             self._writer.close()
         finally:
             self._reader.close()
-
-    def drop(self, step: int) -> None:
-        """Removes the checkpoint of `step`, so that it can be saved again with its scores."""
-        self._writer.wait()
-        self._catalogue.forget(step)
-        if jax.process_index() == 0:
-            step_folder.remove(self.folder / str(step))
-        meet()
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint.
@@ -201,8 +202,9 @@ class Checkpoints:
         self._writer.wait()
         if jax.process_index() == 0:
             check_writable(self.folder)
+            step_folder.recover(self.folder)
         for path in step_folder.list_unfinished(self.folder):
-            if ".removed" not in path.name:
+            if ".partial" in path.name or "orbax" in path.name:
                 say(f"{path} was half-written when the run stopped and is not used")
 
         def passed_over(line: str) -> None:

@@ -237,8 +237,7 @@ class _Run:
         processes.meet()
         if owed:
             self.evaluate()
-            self.checkpoints.drop(start)
-            self.save()
+            self.save(again=True)  # now with its scores
 
     def advance(self) -> None:
         """Makes one step, and what is due after it."""
@@ -307,7 +306,7 @@ class _Run:
         self.on_evaluated(self.log, self.step, self.state)
         processes.meet()
 
-    def save(self, owed: bool = False) -> None:
+    def save(self, owed: bool = False, again: bool = False) -> None:
         """Starts saving the state, with `scores` if it was evaluated."""
         self.settle()
         job = self.job
@@ -321,7 +320,7 @@ class _Run:
         if self.tally is not None:
             self.gather_skipped()
             position["skipped"] = sorted(self.tally.failed)
-        self.checkpoints.save(self.state, {**job.meta, **position}, self.scores)
+        self.checkpoints.save(self.state, {**job.meta, **position}, self.scores, again)
         self.saved = self.step
         processes.meet()
         memory.release()

@@ -2,7 +2,8 @@
 
 ``STEP/`` is finished: it was given its name after its last file was on the disk.
 ``STEP.partial/`` is being written, or was when the process died. ``STEP.removed/`` is being
-deleted. ``STEP.damaged/`` was set aside.
+deleted. ``STEP.replaced/`` makes place for another of the same step. ``STEP.damaged/`` was set
+aside.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnseg.core.files import sync_folder
 from attnseg.training import manifest
 
 STATE, META, METRICS = "state", "meta/metadata", "metrics/metrics"
 FORMAT = 1  # of `META`; 0, without the key, is that of 0.1.0, which kept no checksums
+REPLACED = ".replaced"
 # Orbax's own name for the unfinished is what release 0.1.0 left behind.
 _UNFINISHED = re.compile(r"\d+\.(partial|removed|orbax-checkpoint-tmp).*")
 
@@ -49,7 +52,33 @@ def list_unfinished(folder: Path) -> list[Path]:
     """What a process that died while it wrote or deleted a checkpoint left behind."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if _UNFINISHED.fullmatch(path.name)
+        or (path.suffix == REPLACED and path.with_suffix("").exists())
+    )
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Gives a finished folder its name, also where a checkpoint of the step is there already.
+
+    A process that dies meanwhile leaves that one for `recover`.
+    """
+    old = final.with_name(final.name + REPLACED)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    sync_folder(final.parent)
+    if old.exists():
+        remove(old)
+
+
+def recover(folder: Path) -> None:
+    """Gives checkpoints their name back that were to be replaced when the process died."""
+    for old in folder.glob(f"*{REPLACED}") if folder.is_dir() else ():
+        if not old.with_suffix("").exists():
+            old.rename(old.with_suffix(""))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

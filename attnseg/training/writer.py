@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError
-from attnseg.core.files import disk_reason, sync_folder, write_json
+from attnseg.core.files import disk_reason, write_json
 from attnseg.training import manifest, step_folder
 from attnseg.training.catalogue import Catalogue
 from attnseg.training.state import TrainState
@@ -26,6 +27,21 @@ class _OneTelling(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _ignore_closed_loops() -> None:
+    """Drops what arrays that are still being written say of the loop of a save that failed.
+
+    TensorStore calls back into an event loop that Orbax has closed by then; Python can only print
+    such an error, as a traceback behind our sentence.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Writer:
@@ -72,6 +88,7 @@ class Writer:
             for old in (*damaged, step):
                 self._catalogue.forget(old)
             if self._orbax is None:
+                _ignore_closed_loops()
                 self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
             self._orbax.save(partial / step_folder.STATE, args=ocp.args.PyTreeSave(state))
         except Exception as error:
@@ -102,8 +119,7 @@ class Writer:
                 if score is not None:
                     write_json(partial / step_folder.METRICS, {metric: score})
                 manifest.write_manifest(partial)
-                partial.rename(self._folder / str(step))
-                sync_folder(self._folder)
+                step_folder.publish(partial, self._folder / str(step))
                 self._prune(metric)
         except BaseException as error:
             self._fail(step, error)

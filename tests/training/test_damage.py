@@ -228,3 +228,33 @@ def test_manifests_are_checked_themselves(tmp_path):
     for other in (b"", b"[1]", b'{"files": [1]}', b"[" * 100_000, good + b" "):
         (tmp_path / manifest.NAME).write_bytes(other)
         assert manifest.find_damage(tmp_path) == "MANIFEST.json is not as it was written"
+
+
+def test_a_checkpoint_saved_again_is_there_throughout(tmp_path, monkeypatch):
+    """A death between the two renames leaves the old one; else the new one has its scores."""
+    save(tmp_path, {2: None})
+    folder = tmp_path / "checkpoints"
+
+    def die(*_):
+        raise MemoryError("no more")
+
+    checkpoints, _, _ = open_run(tmp_path)
+    with monkeypatch.context() as patch:
+        rename = type(folder).rename
+
+        def rename_or_die(path, target):
+            return die() if path.name == "2.partial" else rename(path, target)
+
+        patch.setattr(type(folder), "rename", rename_or_die)
+        checkpoints.save(state_of(2), {"batches": 2}, {"miou": 0.5}, again=True)
+        with pytest.raises(MemoryError):
+            checkpoints.close()
+    assert [path.name for path in folder.iterdir()] == ["2.replaced"]
+    checkpoints, state, said = open_run(tmp_path)
+    assert is_of(state, 2) and not said
+    checkpoints.save(state_of(2), {"batches": 2}, {"miou": 0.5}, again=True)
+    checkpoints.close()
+    assert [path.name for path in folder.iterdir()] == ["2"]
+    checkpoints, state, _ = open_run(tmp_path)
+    assert is_of(state, 2) and checkpoints.best_score() == (2, 0.5)
+    checkpoints.close()
