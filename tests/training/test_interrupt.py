@@ -51,19 +51,18 @@ def whole(data, tmp_path_factory, compile_quickly):
 
 
 def test_stopped_between_steps(data, whole, tmp_path):
-    for number, line in ((signal.SIGTERM, "step 2/"), (signal.SIGINT, "step 6/")):
-        handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-        with pytest.raises(Stopped, match="is saved") as stopped:
-            train(data, tmp_path, at(line, number))
-        assert stopped.value.code == STATUS == 75
-        assert stopped.value.step <= int(line.split()[1][:-1]) + 1  # at most one more step
-        assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
-        assert not (tmp_path / "results.json").exists()
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Stopped, match="is saved") as stopped:
+        train(data, tmp_path, at("step 2/", signal.SIGINT))
+    assert stopped.value.code == STATUS == 75
+    assert stopped.value.step in (2, 3)  # at most one more step
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert not (tmp_path / "results.json").exists()
     assert train(data, tmp_path) == whole[1]
     assert records(tmp_path) == records(whole[0])
 
 
-@pytest.mark.parametrize("evaluation", [1, 2])
+@pytest.mark.parametrize("evaluation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_evaluation_cut_short_is_made_up_for(evaluation, data, whole, tmp_path, monkeypatch):
     """In the middle of the run and at its end; scores, log and best checkpoint are the same."""
     original, seen = assemble.eval_batches, []

@@ -157,6 +157,7 @@ def whole(data, workdir, **more):
 SHORT = dict(train__steps=4, eval__every=2, data__on_error="skip", model__backbone__drop_path=0.0)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(data, tmp_path):
     """With a file that only one of them meets, which both then count."""
     damaged = data / "pairs" / "images" / "train" / "5.png"
