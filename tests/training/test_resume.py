@@ -82,7 +82,13 @@ def test_resumed_equals_uninterrupted(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"]["val/miou"] == scores["val/miou"] and "counting" in results
     figures = {p.name for p in (folder / "figures").iterdir()}
-    assert figures == {"curves.png", "class_iou.png", "memory.png", "overlay_0.png"}
+    assert figures == {
+        "curves.png",
+        "class_iou.png",
+        "confusion.png",
+        "memory.png",
+        "overlay_0.png",
+    }
     assert meta["config"]["model"]["name"] == "segformer_b0" and "jax" in meta["versions"]
     assert list((folder / "logs").iterdir())
 
