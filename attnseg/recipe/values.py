@@ -30,6 +30,8 @@ def fit(key: str, value: Any, wanted: type) -> Any:
         value = wanted(value)
     if wanted is float and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
+    if wanted is type(None):  # a field of a network that is unset by default: any kind
+        return value
     # For Python True is a number.
     ok = value is None or isinstance(value, wanted)
     ok = ok and not (isinstance(value, bool) and wanted is not bool)

@@ -64,12 +64,11 @@ def test_every_step_lowers_the_error_and_keeps_the_sign():
     assert np.all(smallest >= 0)
 
 
-def test_the_map_is_kept_once_for_the_backward_pass():
+def test_no_factors_of_the_steps_are_kept_for_the_backward_pass():
     steps, x, bases = 6, jnp.ones((2, 35, 12)), jnp.ones((2, 12, 4))
     backward = jax.eval_shape(lambda x, b: jax.vjp(lambda *a: nmf(*a, steps), x, b)[1], x, bases)
     kept = [leaf.shape for leaf in jax.tree_util.tree_leaves(backward)]
-    assert kept.count((steps, 2, 35, 4)) == kept.count((steps, 2, 12, 4)) == 1  # the factors
-    assert (steps, *x.shape) not in kept
+    assert all(shape[0] != steps for shape in kept)
     assert kept.count(x.shape) <= 1
 
 

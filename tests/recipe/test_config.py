@@ -61,7 +61,8 @@ def test_segformer_and_segnext_recipes(name, data):
 
 @pytest.mark.parametrize("data", sorted(set(convolutional.DATA) - {"folder"}))
 def test_convolutional_recipes(data):
-    name = "camvid32" if data == "camvid_post" else data.removesuffix("_full").split("_")[0]
+    name = {"camvid_post": "camvid32", "camvid_full": "camvid", "cityscapes_official": "cityscapes"}
+    name = name.get(data, data)
     check_config(f"ccnet_r50.py:{data}", "ccnet_r50", name)
 
 

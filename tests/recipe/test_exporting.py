@@ -113,6 +113,7 @@ def test_the_loader_needs_nothing_of_ours(exported, tmp_path):
     assert written.getpalette()[3:6] == about["palette"][1]
 
 
+@pytest.mark.slow
 def test_probabilities_of_normalised_images(run, tmp_path):
     trained = load_trained(run[0])
     path = tmp_path / "p.stablehlo"
@@ -144,6 +145,7 @@ def test_a_program_that_differs_is_not_written(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_weights_of_others(run, tmp_path):
     """A published file with its configuration, in place of a run."""
     from attnseg.weights import export_torch

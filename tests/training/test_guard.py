@@ -104,6 +104,7 @@ def test_it_stops_the_run_at_once(log_every, data, tmp_path, spoil):
         assert kept["step"] == 3 and np.isnan(kept["loss"])
 
 
+@pytest.mark.slow
 def test_it_is_left_out_and_counted(data, tmp_path, spoil):
     """The state stays, whether a later run resumes or not; too many stop it."""
     spoil(BAD, 4)

@@ -2,7 +2,7 @@
 
 import json
 
-import layouts
+import device_layouts
 import numpy as np
 import overnight
 import pytest
@@ -10,10 +10,10 @@ from children import Children
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", layouts.FAMILIES)
+@pytest.mark.parametrize("family", device_layouts.FAMILIES)
 def test_devices_do_not_matter(family, tmp_path):
     data = overnight.make_data(tmp_path)
-    program = overnight.ROOT / "tests" / "training" / "layouts.py"
+    program = overnight.ROOT / "tests" / "training" / "device_layouts.py"
     status, output = Children(overnight.MARK).run(program, family, data, devices=8)
     assert status == 0, output
     results = json.loads(output.split("RESULTS ")[1])[family]

@@ -41,6 +41,7 @@ def two_processes():
     return [p.returncode for p in processes], outcomes
 
 
+@pytest.mark.slow
 def test_two_processes_count_what_one_does():
     for _ in range(TRIES):
         codes, outcomes = two_processes()
@@ -50,7 +51,7 @@ def test_two_processes_count_what_one_does():
     alone = start(4)
     expected, errors = alone.communicate(timeout=500)
     assert alone.returncode == 0, errors[-3000:]
-    lines = [line for line in outcomes[0][0].splitlines() if line.startswith("[")]
+    lines = [line for line in outcomes[0][0].splitlines() if line.startswith("[{")]  # not Gloo's
     assert len(lines) == 2
     for ours, theirs in zip(lines, expected.splitlines(), strict=True):
         (scores, *counted), (other, *others) = json.loads(ours), json.loads(theirs)
@@ -58,4 +59,4 @@ def test_two_processes_count_what_one_does():
         assert scores.pop("loss") == pytest.approx(other.pop("loss"), rel=1e-5)
         assert scores == other
         assert json.dumps(counted) == json.dumps(others)  # with NaN, which equals nothing
-    assert outcomes[1][0].count("[") == 0  # the second one says nothing
+    assert outcomes[1][0].count("[{") == 0  # the second one says nothing

@@ -65,6 +65,7 @@ def test_one_and_four_devices_agree(source):
     assert_close(other.ema_params, state.ema_params, 1e-5)
 
 
+@pytest.mark.slow
 def test_losses_of_regions_and_hard_pixels_know_no_devices(source):
     """OHEM, Dice and Lovasz look at all pixels of the batch, wherever they lie."""
     changes = dict(
@@ -107,6 +108,7 @@ def test_a_loss_and_its_gradient_are_the_same_on_four_devices(name):
     np.testing.assert_allclose(other_grad, grad, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_parameters_split_over_devices_give_the_same(source):
     changes = dict(model__backbone__widths=(32, 64, 160, 256))
     losses, state, _ = train(source, 3, one_device(), **changes)

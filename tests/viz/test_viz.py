@@ -181,7 +181,7 @@ def test_confusion_has_a_cell_for_each_pair(tmp_path):
     colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
     found = {tuple(c): n for c, n in zip(colours.tolist(), counts, strict=True)}
     grey, pale = found[(217, 217, 217)], found[(255, 251, 247)]
-    # Three cells of the class without a label; three without a pixel, of Blues' first colour.
-    assert 0.9 < grey / pale < 1.1
+    # Three cells of the class without a label; two without a pixel, of Blues' first colour.
+    assert 1.35 < grey / pale < 1.65
     with pytest.raises(UserError, match="2 class names"):
         plot_confusion(matrix, ["a", "b"], tmp_path / "no.png")

@@ -1,6 +1,6 @@
 """Losses of every model family on 1, 2 and 8 devices, data parallel and FSDP, as JSON.
 
-python tests/training/layouts.py FAMILY,... DATA, with 8 devices.
+python tests/training/device_layouts.py FAMILY,... DATA, with 8 devices.
 """
 
 import dataclasses
