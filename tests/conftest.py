@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import hypothesis  # noqa: F401  its pytest plugin would import it last, when parsing may fail
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/attnseg/tests"))
