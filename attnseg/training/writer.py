@@ -140,14 +140,20 @@ class Writer:
         self._failure, self._failed = (step, error), True
 
     def _sweep(self) -> None:
-        """Deletes what a failed save has left, which would only keep the disk full."""
+        """Deletes what a failed save has left, which would only keep the disk full.
+
+        Threads of TensorStore may still be writing there, so it looks until nothing comes back.
+        """
+        quiet = 0
         for _ in range(_PATIENCE if jax.process_index() == 0 else 0):
-            try:
-                for path in step_folder.list_unfinished(self._folder):
+            with contextlib.suppress(OSError):
+                found = step_folder.list_unfinished(self._folder)
+                for path in found:
                     step_folder.remove(path)
+                quiet = 0 if found else quiet + 1
+            if quiet == 2:
                 return
-            except OSError:  # threads of Orbax are still writing there
-                time.sleep(0.1)
+            time.sleep(0.1)
 
     def check(self) -> None:
         """Tells, without waiting, whether a save that was started has failed.

@@ -82,7 +82,7 @@ def test_a_save_that_fails(tmp_path, monkeypatch, capfd, moment, number):
     monkeypatch.undo()
     assert names(tmp_path) == ["2", "4"]
     checkpoints, state, said = open_run(tmp_path)
-    assert is_of(state, 4) and not said
+    assert is_of(state, 4) and not [line for line in said if "half-written" not in line]
     save(tmp_path, {6: 0.7}, checkpoints=checkpoints)
     assert names(tmp_path) == ["2", "4", "6"]
 
@@ -141,7 +141,7 @@ def test_files_that_the_system_cuts_off(tmp_path):
     assert names(tmp_path) == ["2", "4"]
     checkpoints, state, said = open_run(tmp_path)
     checkpoints.close()
-    assert is_of(state, 4) and not said
+    assert is_of(state, 4) and not [line for line in said if "half-written" not in line]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_full_disk(mount, capfd):
     assert names(disk) == ["2"]
     filler.unlink()
     checkpoints, state, said = open_run(disk)
-    assert is_of(state, 2) and not said
+    assert is_of(state, 2) and not [line for line in said if "half-written" not in line]
     save(disk, {4: 0.7}, checkpoints=checkpoints)
     assert names(disk) == ["2", "4"]
 
