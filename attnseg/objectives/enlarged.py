@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from attnseg.core.types import Array
 from attnseg.objectives.losses import class_factors, counted_labels, focal_of, weight_of
-from attnseg.ops.strips import Strips, by_platform
+from attnseg.ops.platforms import by_platform
+from attnseg.ops.strips import Strips
 
 
 def _strip_losses(logits, labels, smoothing: float):

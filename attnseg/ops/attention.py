@@ -8,8 +8,6 @@ queries are worked through in blocks, so that it never exists whole.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -17,6 +15,7 @@ from jax import Array
 
 from attnseg.ops.depthwise import is_plain
 from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.platforms import by_platform
 from attnseg.ops.resize import is_static
 
 # Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of
@@ -103,11 +102,6 @@ def _attend_backward(
     return _joined(grad_query), *sums
 
 
-def _by_platform(function, *args):
-    ways = {name: functools.partial(function, platform=name) for name in _BLOCK}
-    return jax.lax.platform_dependent(*args, **ways)
-
-
 def softmax_attention(query: Array, key: Array, value: Array) -> Array:
     """``softmax(query key^T) value``, not scaled.
 
@@ -127,11 +121,11 @@ def softmax_attention(query: Array, key: Array, value: Array) -> Array:
 
 @jax.custom_vjp
 def _softmax_attention(query: Array, key: Array, value: Array) -> Array:
-    return _by_platform(_attend, query, key, value)[0]
+    return by_platform(_attend, query, key, value)[0]
 
 
 def _forward(query: Array, key: Array, value: Array):
-    out, log_total = _by_platform(_attend, query, key, value)
+    out, log_total = by_platform(_attend, query, key, value)
     return out, (query, key, value, out, log_total)
 
 
@@ -141,7 +135,7 @@ def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
         # The weight is 1 whatever the logits; rounding would leave noise that Adam enlarges.
         grad_value = jnp.sum(grad, axis=2, keepdims=True, dtype=_accumulator(grad))
         return jnp.zeros_like(query), jnp.zeros_like(key), grad_value.astype(value.dtype)
-    grads = _by_platform(_attend_backward, *residuals, grad)
+    grads = by_platform(_attend_backward, *residuals, grad)
     return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))
 
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from attnseg.ops.depthwise import is_plain
 from attnseg.ops.divisors import largest_divisor
+from attnseg.ops.platforms import by_platform
 from attnseg.ops.resize import is_static
 
 # Energies formed at once, by platform: what a CPU's cache holds; what a GPU's memory does easily.
@@ -98,11 +99,6 @@ def _run_backward(query, key, value, out, log_total, grad, *, platform: str):
     return tuple(a + b for a, b in zip(*halves, strict=True))
 
 
-def _by_platform(function, *args: Array):
-    ways = {name: functools.partial(function, platform=name) for name in _ENERGIES}
-    return jax.lax.platform_dependent(*args, **ways)
-
-
 def criss_cross_weights(query: Array, key: Array) -> tuple[Array, Array]:
     """Shares of the pixels on the criss-cross path of each pixel, without 1/sqrt(d).
 
@@ -154,11 +150,11 @@ def criss_cross_attention(query: Array, key: Array, value: Array) -> Array:
 
 @jax.custom_vjp
 def _criss_cross(query: Array, key: Array, value: Array) -> Array:
-    return _by_platform(_run, query, key, value)[0]
+    return by_platform(_run, query, key, value)[0]
 
 
 def _forward(query: Array, key: Array, value: Array):
-    out, log_total = _by_platform(_run, query, key, value)
+    out, log_total = by_platform(_run, query, key, value)
     return out, (query, key, value, out, log_total)
 
 
@@ -167,7 +163,7 @@ def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
     if query.shape[1] == query.shape[2] == 1:
         # The only weight is 1 whatever the energy; rounding would leave noise.
         return jnp.zeros_like(query), jnp.zeros_like(key), grad.astype(value.dtype)
-    grads = _by_platform(_run_backward, *residuals, grad)
+    grads = by_platform(_run_backward, *residuals, grad)
     return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))
 
 

@@ -8,7 +8,6 @@ strip of rows is enlarged, used, and forgotten; enlarging again costs less than 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +77,3 @@ class Strips:
         wide = resize_bilinear(part, (length, self.width)).reshape(n, length, -1)
         band = jnp.broadcast_to(band.astype(part.dtype), (n, *band.shape))
         return jnp.matmul(band, wide, precision="highest").reshape(n, self.rows, self.width, k)
-
-
-def by_platform(function: Callable, *args: Array):
-    """``function(*args, platform=...)`` with the name that `Strips` takes."""
-    ways = {name: functools.partial(function, platform=name) for name in _STRIP}
-    return jax.lax.platform_dependent(*args, **ways)
