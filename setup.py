@@ -56,7 +56,7 @@ setup(
         "demo-test": ["gradio>=6.0", "selenium>=4.20"],  # its test, with chromium and chromedriver
         "peers": [  # what launch/benchmark.py measures beside ours
             "keras>=3.10",
-            "keras-hub>=0.20",
+            "keras-hub>=0.32",
             "timm>=1.0",
             "torch>=2.6",
             "transformers>=4.57",

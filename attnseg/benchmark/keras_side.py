@@ -26,7 +26,7 @@ def build(case: Case):
     depths, widths, decoder = _SIZES[case.name]
     h, w = case.size
     encoder = keras_hub.models.MiTBackbone(
-        layerwise_num_layers=list(depths),
+        layerwise_depths=list(depths),
         num_layers=4,
         layerwise_num_heads=[1, 2, 5, 8],
         layerwise_sr_ratios=[8, 4, 2, 1],

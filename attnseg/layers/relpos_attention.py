@@ -116,7 +116,9 @@ class MHSA(nn.Module):
             position_query = content_query if self.scale == "all" else query
             rows, columns = kind.logits(position_query, *tables)
             logits = logits + rows + columns
-        weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(value.dtype)
+        # Over one axis, as ONNX has it.
+        flat = jax.nn.softmax(logits.reshape(*logits.shape[:4], -1), axis=-1)
+        weights = flat.reshape(logits.shape).astype(value.dtype)
         record(self, lambda: DenseRecord(_by_output(weights, self.transpose)))
         out = "ngvmd" if self.transpose else "nhwmd"
         gathered = "nhwmd" if self.transpose else "ngvmd"

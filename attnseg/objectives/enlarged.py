@@ -20,21 +20,22 @@ from attnseg.ops.strips import Strips
 
 
 def _strip_losses(logits, labels, smoothing: float):
-    """-log softmax at the labels and the logarithm of the denominators."""
-    log_total = jax.nn.logsumexp(logits, axis=-1)
+    """-log softmax at the labels, and what softmax is made of: exponentials and their sums."""
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits - top)
+    sums = jnp.sum(exponentials, axis=-1)
     target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     if smoothing:
         target = (1.0 - smoothing) * target + smoothing * jnp.mean(logits, axis=-1)
-    return log_total - target, log_total
+    return jnp.log(sums) + top[..., 0] - target, exponentials, sums
 
 
-def _strip_gradient(logits, labels, log_total, factors, smoothing: float):
+def _strip_gradient(exponentials, sums, labels, factors, smoothing: float):
     """Of ``sum(factors * loss)``: softmax minus target, times the factor."""
-    shares = jnp.exp(logits - log_total[..., None])
-    k = logits.shape[-1]
+    k = exponentials.shape[-1]
     is_label = labels[..., None] == jnp.arange(k)
     target = jnp.where(is_label, 1.0 - smoothing + smoothing / k, smoothing / k)
-    return factors[..., None] * (shares - target)
+    return exponentials * (factors / sums)[..., None] - factors[..., None] * target
 
 
 def _run(logits, labels, factors, smoothing, gamma, with_gradient):
@@ -48,14 +49,14 @@ def _run(logits, labels, factors, smoothing, gamma, with_gradient):
             part = strips.part(logits, first)
             enlarge = functools.partial(strips.enlarge, band=band)
             wide = enlarge(part)
-            loss, log_total = _strip_losses(wide, labels, smoothing)
+            loss, *shares = _strip_losses(wide, labels, smoothing)
             if gamma:
                 loss, slope = jax.vjp(lambda x: focal_of(x, gamma), loss)
             total = total + jnp.sum(factors * loss)
             if with_gradient:
                 if gamma:
                     factors = slope(factors)[0]
-                wide = _strip_gradient(wide, labels, log_total, factors, smoothing)
+                wide = _strip_gradient(*shares, labels, factors, smoothing)
                 like = jax.ShapeDtypeStruct(part.shape, dtype)
                 narrow = jax.linear_transpose(enlarge, like)(wide)[0]
                 gradient = strips.add(gradient, narrow, first)

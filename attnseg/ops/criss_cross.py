@@ -32,11 +32,17 @@ def _einsum(subscripts: str, a: Array, b: Array) -> Array:
     return jnp.einsum(subscripts, a, b, preferred_element_type=_accumulator(a))
 
 
+def _diagonal(length: int) -> Array:
+    """[length length], true on the diagonal; onnxruntime lacks what `jnp.eye` becomes."""
+    index = jnp.arange(length)
+    return index[:, None] == index
+
+
 def _energies(query: Array, key: Array, itself: bool) -> Array:
     energies = _einsum("bld,bsd->bls", query, key)
     if itself:
         return energies
-    return jnp.where(jnp.eye(energies.shape[-1], dtype=bool), -jnp.inf, energies)
+    return jnp.where(_diagonal(energies.shape[-1]), -jnp.inf, energies)
 
 
 def _attend(query: Array, key: Array, value: Array, *, itself: bool):
@@ -115,7 +121,7 @@ def criss_cross_weights(query: Array, key: Array) -> tuple[Array, Array]:
     h = query.shape[1]
     column = jnp.einsum("nhwd,ngwd->nhwg", query, key, preferred_element_type=jnp.float32)
     row = jnp.einsum("nhwd,nhvd->nhwv", query, key, preferred_element_type=jnp.float32)
-    itself = jnp.eye(h, dtype=bool)[:, None, :]  # broadcasts over w
+    itself = _diagonal(h)[:, None, :]  # broadcasts over w
     column = jnp.where(itself, -jnp.inf, column)
 
     # Any shift leaves a softmax unchanged, so the maximum needs no gradient.

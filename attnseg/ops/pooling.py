@@ -7,6 +7,7 @@ that know no explicit padding.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.depthwise import is_plain
 from attnseg.ops.resize import is_static
 
 Padding = Sequence[tuple[int, int]]  # before and after the rows, and the columns
@@ -27,7 +29,17 @@ def _windows(x: Array, first: float, combine, side: int, stride: int, padding: P
 
 def max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
     """Largest number of each `side` x `side` window of [n h w c]; padding never wins."""
+    if is_plain():  # onnxruntime pools over three axes at most, and would get all four
+        return _max_of_slices(x, side, stride, padding)
     return _windows(x, -jnp.inf, jax.lax.max, side, stride, padding)
+
+
+def _max_of_slices(x: Array, side: int, stride: int, padding: Padding) -> Array:
+    x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+    last = [length - side + 1 for length in x.shape[1:3]]
+    offsets = itertools.product(range(side), repeat=2)
+    slices = [x[:, i : last[0] + i : stride, j : last[1] + j : stride] for i, j in offsets]
+    return functools.reduce(jnp.maximum, slices)
 
 
 def average_patches(x: Array, side: int, padding: Padding) -> Array:

@@ -1,4 +1,4 @@
-"""Bilinear resizing as two small matrix products.
+"""Bilinear resizing as two small matrix products, or as sums of neighbours where that is less.
 
 `jax.image.resize` smooths when it shrinks; this one never does, as torch and OpenCV: it samples
 the four neighbours, with half-pixel centres or with corners aligned.
@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+# Enlargements along a row of pixels for which sums of neighbours are faster than a matrix product
+# (docs/performance.md). From row to row the product is wide, and they are not.
+_BLENDED = range(4, 17)
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,6 +67,24 @@ def _enlarge(matrix: Array | np.ndarray, x: Array) -> Array:
     return jnp.matmul(batched, x, precision="highest")
 
 
+def _is_blended(source: int, target: int) -> bool:
+    return target % source == 0 and target // source in _BLENDED
+
+
+def _blend_columns(x: Array, ratio: int) -> Array:
+    """[n h w c] -> [n h ratio*w c] with half-pixel centres: every pixel blends two neighbours."""
+    n, h, w, c = x.shape
+    middle = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    before = jnp.concatenate([middle[:, :, :1], middle[:, :, :-1]], axis=2)
+    after = jnp.concatenate([middle[:, :, 1:], middle[:, :, -1:]], axis=2)
+    offsets = (np.arange(ratio) + 0.5) / ratio - 0.5
+    parts = [
+        middle * (1.0 - abs(offset)) + (after if offset > 0 else before) * abs(offset)
+        for offset in offsets.tolist()
+    ]
+    return jnp.stack(parts, axis=3).astype(x.dtype).reshape(n, h, ratio * w, c)
+
+
 def resize_bilinear(x: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
     """Resizes [n h w c] to [n size[0] size[1] c], in the dtype of `x`.
 
@@ -71,7 +93,9 @@ def resize_bilinear(x: Array, size: tuple[int, int], *, align_corners: bool = Fa
     n, h, w, c = x.shape
     rows, columns = size
     # Columns before rows: the second product is then wide, and the first one small.
-    if w != columns:
+    if not align_corners and is_static(w, columns) and _is_blended(w, columns):
+        x = _blend_columns(x, columns // w)
+    elif w != columns:
         x = _enlarge(bilinear_weights(w, columns, align_corners), x.reshape(n * h, w, c))
     if h != rows:
         x = _enlarge(bilinear_weights(h, rows, align_corners), x.reshape(n, h, columns * c))

@@ -66,6 +66,7 @@ JOBS = {
             "augment.mixup": 0.8,
             "augment.cutmix": 1.0,
             "data.name": "folder",
+            "eval.split": "val",
             "train.epochs": None,
         },
     ),
