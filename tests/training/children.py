@@ -41,9 +41,9 @@ class Children:
             start_new_session=True,  # a signal to the group reaches no test
         )
 
-    def run(self, *arguments, **options):
+    def run(self, *arguments, patience=PATIENCE, **options):
         """Status and output."""
-        return finish(self.start(*arguments, **options))
+        return finish(self.start(*arguments, **options), patience)
 
     def left_behind(self):
         """Processes and shared memory that are there after a while."""
@@ -66,14 +66,14 @@ class Children:
         return [str(path) for path in Path("/dev/shm").glob(f"{self.mark}*")]
 
 
-def finish(process):
-    """Status and output of a process, which is killed with its group after `PATIENCE`."""
+def finish(process, patience=PATIENCE):
+    """Status and output of a process, which is killed with its group after so many seconds."""
     try:
-        output, _ = process.communicate(timeout=PATIENCE)
+        output, _ = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        raise AssertionError(f"no end after {PATIENCE} s: {output[-3000:]}") from None
+        raise AssertionError(f"no end after {patience} s: {output[-3000:]}") from None
     return process.returncode, output
 
 

@@ -14,7 +14,11 @@ from children import Children
 def test_devices_do_not_matter(family, tmp_path):
     data = overnight.make_data(tmp_path)
     program = overnight.ROOT / "tests" / "training" / "device_layouts.py"
-    status, output = Children(overnight.MARK).run(program, family, data, devices=8)
+    # Optimised, as for users: XLA's plain sums round more, and Adam makes steps of the rounding of
+    # gradients that are almost zero.
+    optimised = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    children = Children(overnight.MARK)
+    status, output = children.run(program, family, data, devices=8, patience=1200, **optimised)
     assert status == 0, output
     results = json.loads(output.split("RESULTS ")[1])[family]
     alone = results["1"]
