@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from attnseg.core.types import Array
 from attnseg.objectives.losses import class_factors, counted_labels, focal_of, weight_of
 from attnseg.ops.platforms import by_platform
-from attnseg.ops.strips import Strips
+from attnseg.ops.strips import Strips, strip_rows
 
 
 def _strip_losses(logits, labels, smoothing: float):
@@ -40,7 +40,8 @@ def _strip_gradient(exponentials, sums, labels, factors, smoothing: float):
 
 def _run(logits, labels, factors, smoothing, gamma, with_gradient):
     def run(logits, labels, factors, *, platform: str):
-        strips = Strips(logits.shape, labels.shape[1:], platform)
+        rows = strip_rows(logits.shape, labels.shape[2], platform)
+        strips = Strips(logits.shape, labels.shape[1:], rows)
         dtype = jnp.promote_types(logits.dtype, jnp.float32)
 
         def strip(carry, inputs):

@@ -8,6 +8,8 @@ strip of rows is enlarged, used, and forgotten; enlarging again costs less than 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,26 +41,36 @@ def _bands(source: int, target: int, rows: int) -> tuple[np.ndarray, np.ndarray]
     return first.astype(np.int32), bands
 
 
-class Strips:
-    """An enlargement of [n h w k] to [n size[0] size[1] k], cut into strips of rows."""
+def strip_rows(shape: tuple[int, ...], width: int, platform: str) -> int:
+    """Rows of the strips for work that is bound by memory: [n h w k] enlarged to this width."""
+    return max(_STRIP[platform] // (shape[0] * width * shape[-1]), 1)
 
-    def __init__(self, shape: tuple[int, ...], size: tuple[int, int], platform: str):
-        n, self.h, _, k = shape
+
+class Strips:
+    """An enlargement of [n h w k] to [n size[0] size[1] k], cut into strips of at most `rows`."""
+
+    def __init__(self, shape: tuple[int, ...], size: tuple[int, int], rows: int):
+        self.h = shape[1]
         self.height, self.width = size
-        wanted = max(_STRIP[platform] // (n * self.width * k), 1)
-        self.count = -(-self.height // wanted)
+        self.count = -(-self.height // rows)
         self.rows = -(-self.height // self.count)  # strips of nearly the same height
         self.count = -(-self.height // self.rows)
         self.first, self.bands = _bands(self.h, self.height, self.rows)
 
-    def inputs(self, *maps: Array) -> tuple:
-        """What a scan over the strips takes: place, matrix, and the strips of maps [n h w]."""
+    def inputs(self, *maps: Array, beyond: int = 0) -> tuple:
+        """What a scan over the strips takes: place, matrix, and the strips of maps [n h w].
+
+        `beyond` stands in the rows below the map, which fill the last strip.
+        """
         padding = [(0, 0), (0, self.count * self.rows - self.height), (0, 0)]
-        cut = [
-            jnp.moveaxis(jnp.pad(x, padding).reshape(-1, self.count, self.rows, self.width), 1, 0)
-            for x in maps
-        ]
+        padded = [jnp.pad(x, padding, constant_values=beyond) for x in maps]
+        cut = [jnp.moveaxis(x.reshape(-1, self.count, self.rows, self.width), 1, 0) for x in padded]
         return jnp.asarray(self.first), jnp.asarray(self.bands), *cut
+
+    def joined(self, strips: Array) -> Array:
+        """[count n rows w] -> [n h w]."""
+        whole = jnp.moveaxis(strips, 0, 1).reshape(strips.shape[1], -1, self.width)
+        return whole[:, : self.height]
 
     def part(self, x: Array, first: Array) -> Array:
         """The rows of `x` that a strip is made of."""
@@ -77,3 +89,38 @@ class Strips:
         wide = resize_bilinear(part, (length, self.width)).reshape(n, length, -1)
         band = jnp.broadcast_to(band.astype(part.dtype), (n, *band.shape))
         return jnp.matmul(band, wide, precision="highest").reshape(n, self.rows, self.width, k)
+
+
+def over_strips(
+    function: Callable[[Array, Array], tuple[Any, Array]],
+    x: Array,
+    labels: Array,
+    rows: int,
+    beyond: int,
+) -> tuple[Any, Array]:
+    """Enlarges a map to the size of the labels, strip by strip, and adds up what is made of it.
+
+    Args:
+      function: ``(enlarged [n r w k], labels [n r w]) -> (sums, rows [n r w])``.
+      x: [n h' w' k].
+      labels: [n h w].
+      rows: of a strip at most.
+      beyond: label of the rows below the map.
+
+    Returns:
+      The sums over all strips, and the rows put together, [n h w].
+    """
+    strips = Strips(x.shape, labels.shape[1:], rows)
+
+    def strip(first: Array, band: Array, labels: Array) -> tuple[Any, Array]:
+        return function(strips.enlarge(strips.part(x, first), band), labels)
+
+    def step(sums: Any, inputs: tuple) -> tuple[Any, Array]:
+        more, rows = strip(*inputs)
+        return jax.tree_util.tree_map(jnp.add, sums, more), rows
+
+    inputs = strips.inputs(labels, beyond=beyond)
+    like = jax.eval_shape(strip, *(a[0] for a in inputs))[0]
+    zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    sums, parts = jax.lax.scan(step, zeros, inputs)
+    return sums, strips.joined(parts)

@@ -12,6 +12,7 @@ from jax import Array
 from attnseg.core.types import (
     AUX,
     BRANCHES,
+    IGNORE,
     IMAGE,
     LABEL,
     LOGITS,
@@ -30,9 +31,10 @@ from attnseg.objectives import (
     cross_entropy,
     rescaled,
 )
+from attnseg.ops.strips import over_strips
 from attnseg.tasks.augment import normalise, photometric_distortion
-from attnseg.tasks.strips import over_strips
 
+ROWS = 128  # of the strips in which full-size logits exist
 TINY = 1e-30  # least probability that a loss is taken of
 
 
@@ -86,7 +88,7 @@ class Segmentation:
         """Most likely class of each pixel, i32 [n size[0] size[1]]."""
         logits = outputs[LOGITS]
         nothing = jnp.zeros((len(logits), *size), jnp.int32)
-        return over_strips(lambda x, _: ((), _classes(x)), logits, nothing)[1]
+        return over_strips(lambda x, _: ((), _classes(x)), logits, nothing, ROWS, IGNORE)[1]
 
     def counts(self, outputs: Outputs, batch: Batch) -> Counts:
         """Sums over a batch that `summarise` turns into scores.
@@ -105,7 +107,7 @@ class Segmentation:
             sums = {"confusion": confusion(labels, classes, k, mask, by_example=True)}
             return sums | self._loss_sums(logits, labels, mask), classes
 
-        sums, classes = over_strips(count, outputs[LOGITS], batch[LABEL])
+        sums, classes = over_strips(count, outputs[LOGITS], batch[LABEL], ROWS, IGNORE)
         return sums | {"classes": classes.astype(self._class_type)}
 
     def score(self, values: Array, labels: Array, shares: bool) -> Counts:

@@ -79,7 +79,7 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / FOLDER
         self._catalogue = Catalogue(self.folder)
         self._writer = Writer(self._catalogue, keep)
-        self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self._reader = ocp.PyTreeCheckpointHandler()
         self._best: dict[str, Any] | None = None
 
     def latest_step(self) -> int | None:

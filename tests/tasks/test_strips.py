@@ -5,7 +5,7 @@ import pytest
 from attnseg.core.types import IMAGENET
 from attnseg.objectives import count_pairs, cross_entropy
 from attnseg.ops.resize import resize_bilinear
-from attnseg.tasks import strips
+from attnseg.tasks import segmentation
 from attnseg.tasks.segmentation import Segmentation
 
 K = 4
@@ -14,7 +14,7 @@ TASK = Segmentation(tuple("abcd"), IMAGENET)
 
 @pytest.mark.parametrize("height", [30, 32, 45])
 def test_counts_in_strips_are_those_of_the_whole(monkeypatch, height):
-    monkeypatch.setattr(strips, "ROWS", 16)
+    monkeypatch.setattr(segmentation, "ROWS", 16)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 9, 11, K)).astype(np.float32)
     labels = rng.choice([0, 1, 2, 3, 255], (3, height, 37)).astype(np.int32)

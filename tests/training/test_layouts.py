@@ -20,11 +20,11 @@ def test_devices_do_not_matter(family, tmp_path):
     children = Children(overnight.MARK)
     status, output = children.run(program, family, data, devices=8, patience=1200, **optimised)
     assert status == 0, output
-    results = json.loads(output.split("RESULTS ")[1])[family]
+    results = json.loads(output.split("RESULTS ")[1])
     alone = results["1"]
     for layout, found in results.items():
         np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-5, err_msg=layout)
         print(f"{family:10} {layout:10} {found['losses']}")
         assert (found["split"] > 0) == ("fsdp" in layout), layout
         for name, score in found["scores"].items():
-            np.testing.assert_allclose(score, alone["scores"][name], atol=2e-3, err_msg=name)
+            np.testing.assert_allclose(score, alone["scores"][name], atol=1e-4, err_msg=name)
