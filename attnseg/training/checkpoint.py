@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -60,6 +61,16 @@ def check_labels(saved: dict[str, Any], now: dict[str, Any], what: str, names=LA
         )
 
 
+class _Unsaid(logging.Filter):
+    """Drops Orbax's warning at every reading that a file is missing, which our writer never makes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "Metadata file does not exist" not in record.getMessage()
+
+
+_UNSAID = _Unsaid()
+
+
 class Checkpoints:
     """The checkpoints of a run, `WORKDIR/checkpoints/STEP/`.
 
@@ -79,7 +90,8 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / FOLDER
         self._catalogue = Catalogue(self.folder)
         self._writer = Writer(self._catalogue, keep)
-        self._reader = ocp.PyTreeCheckpointHandler()
+        self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        logging.getLogger("absl").addFilter(_UNSAID)
         self._best: dict[str, Any] | None = None
 
     def latest_step(self) -> int | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
-from etils import epath
 
 from attnseg.core.errors import UserError, check
 from attnseg.core.tree import flat
@@ -24,18 +23,18 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' if line else ''}{line}"
 
 
-def saved_shapes(reader: ocp.PyTreeCheckpointHandler, path: Path) -> dict[str, tuple[int, ...]]:
+def saved_shapes(reader: ocp.Checkpointer, path: Path) -> dict[str, tuple[int, ...]]:
     """Shape of each array in the folder `path`, by its name in the state.
 
     Raises:
       DamagedError: the description of the arrays cannot be read.
     """
     try:
-        found = reader.metadata(epath.Path(path))
+        found = reader.metadata(path)
         found = getattr(found, "item_metadata", found)
         found = flat(getattr(found, "tree", found))
     except Exception as error:  # a file that was never verified can raise anything
-        raise DamagedError(f"its arrays cannot be listed ({reason(error)})") from error
+        raise DamagedError(f"its list of arrays cannot be read ({reason(error)})") from error
     shapes = {name: tuple(x.shape) for name, x in found.items() if hasattr(x, "shape")}
     if not shapes:  # Orbax finds none where it cannot read the list in the array files
         raise DamagedError("its arrays cannot be read (none is found)")
@@ -68,7 +67,7 @@ def check_fit(path: Path, saved: dict[str, tuple[int, ...]], target: Any) -> Non
 
 
 def read_arrays(
-    reader: ocp.PyTreeCheckpointHandler, path: Path, target: Any, *, partial: bool, verified: bool
+    reader: ocp.Checkpointer, path: Path, target: Any, *, partial: bool, verified: bool
 ) -> Any:
     """Reads the arrays in the folder `path` as `target`'s shapes and shardings say.
 
@@ -91,7 +90,7 @@ def read_arrays(
         partial_restore=partial,
     )
     try:
-        return reader.restore(epath.Path(path), args=arguments)
+        return reader.restore(path, args=arguments)
     except Exception as error:  # what a damaged file makes tensorstore and Orbax raise
         if not verified:
             raise DamagedError(f"its arrays cannot be read ({reason(error)})") from error
