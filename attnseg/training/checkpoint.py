@@ -62,7 +62,7 @@ def check_labels(saved: dict[str, Any], now: dict[str, Any], what: str, names=LA
 
 
 class _Unsaid(logging.Filter):
-    """Drops Orbax's warning at every reading that a file is missing, which our writer never makes."""
+    """Drops Orbax's warning at each reading that there is no file of a kind we never write."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "Metadata file does not exist" not in record.getMessage()
