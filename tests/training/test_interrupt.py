@@ -93,13 +93,16 @@ def test_an_evaluation_cut_short_is_made_up_for(evaluation, data, whole, tmp_pat
 
 
 CODE = """
-import os, signal, time
+import os, signal, threading, time
 from attnseg.training.interrupt import Interrupt
-with Interrupt(lambda line: print(line, flush=True)) as interrupt:
+told = threading.Event()
+def say(line):
+    print(line, flush=True)
+    told.set()
+with Interrupt(say) as interrupt:
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)  # a launcher's repetition
-    while not interrupt.signal:
-        pass
+    told.wait()
     print("first", interrupt.signal, flush=True)
     time.sleep(1.5)
     os.kill(os.getpid(), signal.SIGTERM)
