@@ -44,6 +44,17 @@ def _ignore_closed_loops() -> None:
     sys.unraisablehook = hook
 
 
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Orbax's, but for one thing: each array goes to disk from the first device that has it.
+
+    Orbax cuts every copied array into a part for each device, a slice each, with a program each:
+    seconds before the first save returns, for arrays of a few megabytes.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
 class Writer:
     """Writes one checkpoint at a time, in the background.
 
@@ -89,7 +100,7 @@ class Writer:
                 self._catalogue.forget(old)
             if self._orbax is None:
                 _ignore_closed_loops()
-                self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+                self._orbax = ocp.AsyncCheckpointer(_handler())
             self._orbax.save(partial / step_folder.STATE, args=ocp.args.PyTreeSave(state))
         except Exception as error:
             logging.getLogger("absl").removeFilter(self._quiet)
