@@ -1,5 +1,6 @@
 """The exported file is the network: any size, alone with JAX, and never a wrong one."""
 
+import functools
 import hashlib
 import importlib.util
 import shutil
@@ -76,10 +77,11 @@ def test_any_size_gives_the_labels_of_the_network(run, exported):
     assert "images of any size from 32x32 pixels, any number of them (uint8)" in said
     program, about = load_program(path)
     model = exporting.float32_model(load_trained(run[0]))
+    forward = jax.jit(functools.partial(model.apply, train=False))
     for shape in [(1, 32, 32, 3), (3, 61, 83, 3), (2, 128, 96, 3)]:
         images = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
         x = normalise(images, IMAGENET)
-        logits = model.apply(run[1], x, train=False)["logits"]
+        logits = forward(run[1], x)["logits"]
         scores = np.asarray(resize_bilinear(logits, shape[1:3]))
         labels = np.asarray(program(images))
         assert labels.dtype == np.uint8 and labels.shape == shape[:3]
