@@ -10,12 +10,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.ops.depthwise import depthwise_conv
+from attnseg.ops.linear import linear_map
 
 # torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred deviations: in effect it never cuts.
 linear_init = nn.initializers.normal(0.02)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-linear = functools.partial(nn.Dense, kernel_init=linear_init)
+
+def _dense(x: Array, kernel: Array, dimensions, precision=None) -> Array:
+    """What `nn.Dense` calls; its dimensions are always these."""
+    return linear_map(x, kernel)
+
+
+linear = functools.partial(nn.Dense, kernel_init=linear_init, dot_general=_dense)
 
 
 def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -23,9 +30,19 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Arr
     return jax.random.normal(key, shape, dtype) * (2.0 / (shape[0] * shape[1])) ** 0.5
 
 
+def _pointwise(x: Array, kernel: Array, strides, padding, **_) -> Array:
+    """What `nn.Conv` calls: a 1x1 convolution [n h w c] * [1 1 c o] is a matrix product.
+
+    As a convolution, the gradient of its kernel transposes both maps on a CPU.
+    """
+    return linear_map(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+
+
 def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
     """Square convolution padded alike on every side (SAME would be lopsided)."""
     kwargs.setdefault("kernel_init", conv_init)
+    if kernel == 1:
+        kwargs["conv_general_dilated"] = _pointwise
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -95,4 +112,4 @@ class KeyLinear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        return x @ kernel
+        return linear_map(x, kernel)

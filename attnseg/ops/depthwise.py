@@ -4,7 +4,7 @@ XLA runs grouped convolution on the CPU through a generic loop. Three ways aroun
 same arithmetic up to the order of the sums:
 
 - forward and gradient of the input: shifted multiply-adds, one vectorised pass;
-- gradient of the kernel: a sum of products for each tap, in pieces that fit the cache;
+- gradient of the kernel: sums of products for each tap, some rows at a time;
 - where the grid is so small that most taps meet padding: a matrix for each channel.
 
 Other platforms use XLA's grouped convolution.
@@ -22,11 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.ops.divisors import largest_divisor
 from attnseg.ops.resize import is_static
 
-_PIECE = 1 << 17  # numbers of `x` worked on at once in the kernel gradient: half a megabyte
-_FOLD = 16  # products added in registers before they are reduced over pixels
+_FOLD = 16  # products added in registers before they are reduced over pixels, at least
 # Taps written out one by one in the kernel gradient. More run in a loop over rows: an eighth of
 # the time to compile.
 _UNROLLED_TAPS = 49
@@ -93,43 +91,47 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
     )
 
 
-def _kernel_gradient_bands(x: Array, grad: Array, kernel: Array) -> Array:
-    """Sums over pixels, piece by piece: whole examples, or bands of rows of one.
+def _fold(h: int) -> tuple[int, int]:
+    """Examples and rows of each of which the products are added before anything is reduced.
 
-    Each tap reads its piece of both arrays; without pieces they come from memory once a tap.
+    Sixteen to twenty or so: with fewer than sixteen XLA's loop is not vectorised, far more find
+    no registers. Rows beyond `h` are zeros, so as few as can be.
+    """
+    if h <= 12:
+        return -(-_FOLD // h), h
+    return 1, min(range(_FOLD, _FOLD + 5), key=lambda rows: (-(-h // rows) * rows, rows))
+
+
+def _kernel_gradient_rows(x: Array, grad: Array, kernel: Array) -> Array:
+    """Sums over pixels of ``x`` moved by each tap times ``grad``, some rows at a time.
+
+    The products of rows are added elementwise, contiguous and in registers, and what is left, one
+    row, is summed by a product with ones. The rows stay in the cache for all taps.
     """
     n, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
-    band = largest_divisor(h, max(_FOLD, _PIECE // (w * c)))
-    examples = largest_divisor(n, _PIECE // (h * w * c)) if band == h else 1
-    fold_rows = largest_divisor(band, _FOLD)
-    fold_examples = largest_divisor(examples, _FOLD // fold_rows)
-    height, depth = band // fold_rows, examples // fold_examples
-    padded = _pad(x, kernel)
+    examples, fold = _fold(h)
+    bands = -(-h // fold)
+    beyond = [(0, -n % examples), (0, bands * fold - h), (0, 0), (0, 0)]
+    padded, grad = jnp.pad(_pad(x, kernel), beyond), jnp.pad(grad, beyond)
+    ones = jnp.ones((w,), x.dtype)
 
     def tap(part: Array, part_grad: Array, i: int, j: int) -> Array:
-        # Slabs are added elementwise first, which keeps the loop vectorised; the product with a
-        # row of ones reduces the rest faster than XLA's reduction over leading axes.
         total = sum(
-            part[e : e + depth, i + r : i + r + height, j : j + w]
-            * part_grad[e : e + depth, r : r + height]
-            for e in range(0, examples, depth)
-            for r in range(0, band, height)
-        ).reshape(-1, c)
-        ones = jnp.ones((total.shape[0],), total.dtype)
-        return jnp.matmul(
-            ones, total, precision="highest", preferred_element_type=_accumulator(total)
+            part[e, i + r, j : j + w] * part_grad[e, r]
+            for e in range(examples)
+            for r in range(fold)
         )
+        return jnp.matmul(ones, total, precision="highest", preferred_element_type=_accumulator(x))
 
     def piece(carry: Array, index: Array) -> tuple[Array, None]:
-        bands = h // band
-        start = (index // bands * examples, index % bands * band, 0, 0)
-        shape = (examples, band + rows - 1, w + columns - 1, c)
+        start = (index // bands * examples, index % bands * fold, 0, 0)
+        shape = (examples, fold + rows - 1, w + columns - 1, c)
         part = jax.lax.dynamic_slice(padded, start, shape)
-        part_grad = jax.lax.dynamic_slice(grad, start, (examples, band, w, c))
+        part_grad = jax.lax.dynamic_slice(grad, start, (examples, fold, w, c))
 
         def row(i: Array) -> Array:
-            moved = jax.lax.dynamic_slice_in_dim(part, i, band, axis=1)
+            moved = jax.lax.dynamic_slice_in_dim(part, i, fold, axis=1)
             return jnp.stack([tap(moved, part_grad, 0, j) for j in range(columns)])
 
         if rows * columns <= _UNROLLED_TAPS:
@@ -140,7 +142,7 @@ def _kernel_gradient_bands(x: Array, grad: Array, kernel: Array) -> Array:
         return carry + taps.reshape(kernel.shape), None
 
     zero = jnp.zeros(kernel.shape, _accumulator(x))
-    pieces = jnp.arange((n // examples) * (h // band))
+    pieces = jnp.arange(padded.shape[0] // examples * bands)
     return jax.lax.scan(piece, zero, pieces)[0].astype(kernel.dtype)
 
 
@@ -207,7 +209,7 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     matrix = _pays_as_matrix(x, kernel)
-    return (_kernel_gradient_matrix if matrix else _kernel_gradient_bands)(x, grad, kernel)
+    return (_kernel_gradient_matrix if matrix else _kernel_gradient_rows)(x, grad, kernel)
 
 
 # What each platform runs, by measurement (docs/performance.md).
