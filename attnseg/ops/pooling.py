@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from attnseg.ops.depthwise import is_plain
+from attnseg.ops.platforms import by_platform
 from attnseg.ops.resize import is_static
 
 Padding = Sequence[tuple[int, int]]  # before and after the rows, and the columns
@@ -28,18 +29,86 @@ def _windows(x: Array, first: float, combine, side: int, stride: int, padding: P
 
 
 def max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
-    """Largest number of each `side` x `side` window of [n h w c]; padding never wins."""
+    """Largest number of each `side` x `side` window of [n h w c]; padding never wins.
+
+    The gradient goes to the first of equal numbers, row by row.
+    """
     if is_plain():  # onnxruntime pools over three axes at most, and would get all four
         return _max_of_slices(x, side, stride, padding)
+    return _max_pool(x, side, stride, tuple(padding))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
     return _windows(x, -jnp.inf, jax.lax.max, side, stride, padding)
 
 
-def _max_of_slices(x: Array, side: int, stride: int, padding: Padding) -> Array:
+def _forward(x: Array, side: int, stride: int, padding: Padding):
+    out = _max_pool(x, side, stride, padding)
+    return out, (x, out)
+
+
+def _backward(side: int, stride: int, padding: Padding, kept, grad: Array) -> tuple[Array]:
+    function = functools.partial(_max_pool_gradient, side=side, stride=stride, padding=padding)
+    return (by_platform(function, *kept, grad),)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def _max_pool_gradient(
+    x: Array, out: Array, grad: Array, *, side: int, stride: int, padding: Padding, platform: str
+) -> Array:
+    """On a CPU each pixel looks where the windows that it is in have their largest number.
+
+    XLA's own way, on a CPU, pools the coordinates along with the numbers and adds one by one.
+    """
+    if platform != "cpu":
+        pool = functools.partial(
+            _windows, first=-jnp.inf, combine=jax.lax.max, side=side, stride=stride, padding=padding
+        )
+        return jax.vjp(pool, x)[1](grad)[0]
+    offsets = list(itertools.product(range(side), repeat=2))
+    slices = _slices(x, side, stride, padding)
+    first = jnp.full(out.shape, len(offsets), jnp.int32)
+    for number, part in reversed(list(enumerate(slices))):
+        first = jnp.where(part == out, number, first)
+    # Padded pixel stride q + a is at offset a + stride m of window q - m, for each m that fits.
+    more = (side - 1) // stride
+    around = [(0, 0), (more, more), (more, more), (0, 0)]
+    first, grad = jnp.pad(first, around, constant_values=len(offsets)), jnp.pad(grad, around)
+    rows, columns = (length + more for length in out.shape[1:3])
+
+    def phase(a: int, b: int) -> Array:
+        total = jnp.zeros((x.shape[0], rows, columns, x.shape[-1]), grad.dtype)
+        for i, j in itertools.product(range(a, side, stride), range(b, side, stride)):
+            top, left = more - i // stride, more - j // stride
+            window = (slice(None), slice(top, top + rows), slice(left, left + columns))
+            total += jnp.where(first[window] == i * side + j, grad[window], 0)
+        return total
+
+    phases = [jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)]
+    whole = jnp.stack(phases, 2).reshape(x.shape[0], rows * stride, columns * stride, -1)
+    (above, _), (before, _) = padding
+    _, h, w, _ = x.shape
+    beyond = [
+        (0, max(0, size - length))
+        for size, length in zip((above + h, before + w), whole.shape[1:3], strict=True)
+    ]
+    whole = jnp.pad(whole, [(0, 0), *beyond, (0, 0)])
+    return whole[:, above : above + h, before : before + w]
+
+
+def _slices(x: Array, side: int, stride: int, padding: Padding) -> list[Array]:
+    """For each offset in a window, row by row, that pixel of all windows."""
     x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
     last = [length - side + 1 for length in x.shape[1:3]]
     offsets = itertools.product(range(side), repeat=2)
-    slices = [x[:, i : last[0] + i : stride, j : last[1] + j : stride] for i, j in offsets]
-    return functools.reduce(jnp.maximum, slices)
+    return [x[:, i : last[0] + i : stride, j : last[1] + j : stride] for i, j in offsets]
+
+
+def _max_of_slices(x: Array, side: int, stride: int, padding: Padding) -> Array:
+    return functools.reduce(jnp.maximum, _slices(x, side, stride, padding))
 
 
 def average_patches(x: Array, side: int, padding: Padding) -> Array:

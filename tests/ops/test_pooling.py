@@ -50,6 +50,37 @@ def test_windows(padding):
     np.testing.assert_allclose(found, slow_windows(x, 2, 2, padding, np.nanmean), atol=1e-6)
 
 
+def slow_pool_gradient(x, grad, side, stride, padding):
+    """What each window hands to the first of its largest numbers, row by row."""
+    x = np.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-np.inf)
+    out = np.zeros_like(x)
+    for n, i, j, c in np.ndindex(grad.shape):
+        window = x[n, i * stride : i * stride + side, j * stride : j * stride + side, c]
+        a, b = np.unravel_index(np.argmax(window), window.shape)
+        out[n, i * stride + a, j * stride + b, c] += grad[n, i, j, c]
+    (above, below), (before, after) = padding
+    return out[:, above : out.shape[1] - below, before : out.shape[2] - after]
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "stride", "padding"),
+    [
+        ((2, 7, 9, 3), 3, 2, [(1, 1), (1, 1)]),
+        ((1, 8, 8, 2), 3, 2, [(1, 2), (1, 2)]),
+        ((1, 8, 9, 2), 3, 1, [(1, 1), (0, 2)]),
+        ((1, 11, 10, 2), 2, 3, [(0, 1), (0, 0)]),
+    ],
+)
+def test_the_gradient_of_a_maximum(shape, side, stride, padding):
+    """Also of equal numbers, which maps after a ReLU are full of."""
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.integers(-3, 4, shape), 0).astype(np.float32)
+    out, vjp = jax.vjp(lambda x: max_pool(x, side, stride, padding), x)
+    grad = rng.normal(size=out.shape).astype(np.float32)
+    expected = slow_pool_gradient(x, grad, side, stride, padding)
+    np.testing.assert_allclose(vjp(grad)[0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("grid", [(12, 18), (7, 13), (64, 5), (1, 2)])
 def test_adaptive_pools(grid):
     x = np.random.default_rng(0).normal(size=(2, *grid, 3))
