@@ -226,7 +226,10 @@ def segnext_t(classes: int, _size):
 
 
 def ccnet_r50(classes: int, _size):
-    """ResNet-50 with output stride 8 (timm) and two turns of criss-cross attention."""
+    """ResNet-50 with output stride 8 (timm) and two turns of criss-cross attention.
+
+    In training it also returns the logits of the auxiliary head.
+    """
     import timm
     import torch
     from torch import nn
@@ -237,17 +240,19 @@ def ccnet_r50(classes: int, _size):
         def __init__(self):
             super().__init__()
             self.body = timm.create_model(
-                "resnet50c", features_only=True, out_indices=(4,), output_stride=8
+                "resnet50c", features_only=True, out_indices=(3, 4), output_stride=8
             )
             self.first, self.second = b.conv_norm(2048, 512, 3), b.conv_norm(512, 512, 3)
             self.attention = b.CrissCross(512)
             self.fuse = b.conv_norm(2048 + 512, 512, 3)
             self.classify = nn.Conv2d(512, classes, 1)
+            self.aux = nn.Sequential(b.conv_norm(1024, 256, 3), nn.Conv2d(256, classes, 1))
 
         def forward(self, x):
-            x = self.body(x)[0]
+            before, x = self.body(x)
             y = self.second(self.attention(self.attention(self.first(x))))
-            return self.classify(self.fuse(torch.cat([x, y], 1)))
+            logits = self.classify(self.fuse(torch.cat([x, y], 1)))
+            return (logits, self.aux(before)) if self.training else logits
 
     return Network()
 

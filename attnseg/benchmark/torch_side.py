@@ -10,6 +10,7 @@ from attnseg.benchmark.cases import OPERATORS, Case, shapes
 from attnseg.core.errors import UserError
 
 RATE = 1e-5  # of AdamW, as ours
+AUX_WEIGHT = 0.4  # of the auxiliary head's loss, as `attnseg.tasks.segmentation` has it
 _MIT = {  # widths, depths, decoder width (arXiv:2105.15203, table 6)
     "segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
     "segformer_b1": ((64, 128, 320, 512), (2, 2, 2, 2), 256),
@@ -36,7 +37,7 @@ def _segformer(case: Case):
 
 
 def _network(case: Case):
-    """The network and a function ``images -> logits``."""
+    """The network and a function ``images -> logits``, or all logits that are trained on."""
     if case.name in _MIT:
         return _segformer(case)
     if case.name in _TIMM:
@@ -91,18 +92,23 @@ def build(case: Case, *, compile_it: bool):
             forward()
         wait()
 
-    def train() -> None:
+    def loss(logits):
         nonlocal target
-        network.train()
-        logits = forward().float()
         if logits.ndim == 4:
             logits = functional.interpolate(logits, size=(h, w), mode="bilinear")
         if target is None:
             shape = (case.batch, *logits.shape[2:])
             target = torch.randint(0, case.width, shape, device=device)
-        loss = functional.cross_entropy(logits, target)
+        return functional.cross_entropy(logits, target)
+
+    def train() -> None:
+        network.train()
+        outputs = forward()
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        losses = [loss(logits.float()) for logits in outputs]
+        total = losses[0] + AUX_WEIGHT * sum(losses[1:])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         optimizer.step()
         wait()
 
