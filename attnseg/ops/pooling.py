@@ -44,20 +44,19 @@ def _max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
 
 
 def _forward(x: Array, side: int, stride: int, padding: Padding):
-    out = _max_pool(x, side, stride, padding)
-    return out, (x, out)
+    return _max_pool(x, side, stride, padding), x
 
 
-def _backward(side: int, stride: int, padding: Padding, kept, grad: Array) -> tuple[Array]:
+def _backward(side: int, stride: int, padding: Padding, x: Array, grad: Array) -> tuple[Array]:
     function = functools.partial(_max_pool_gradient, side=side, stride=stride, padding=padding)
-    return (by_platform(function, *kept, grad),)
+    return (by_platform(function, x, grad),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
 def _max_pool_gradient(
-    x: Array, out: Array, grad: Array, *, side: int, stride: int, padding: Padding, platform: str
+    x: Array, grad: Array, *, side: int, stride: int, padding: Padding, platform: str
 ) -> Array:
     """On a CPU each pixel looks where the windows that it is in have their largest number.
 
@@ -68,16 +67,18 @@ def _max_pool_gradient(
             _windows, first=-jnp.inf, combine=jax.lax.max, side=side, stride=stride, padding=padding
         )
         return jax.vjp(pool, x)[1](grad)[0]
-    offsets = list(itertools.product(range(side), repeat=2))
-    slices = _slices(x, side, stride, padding)
-    first = jnp.full(out.shape, len(offsets), jnp.int32)
-    for number, part in reversed(list(enumerate(slices))):
-        first = jnp.where(part == out, number, first)
+    # Not by comparing with the maximum of the forward pass: XLA may compute `x` anew, with another
+    # last digit.
+    largest, *others = _slices(x, side, stride, padding)
+    first = jnp.zeros(grad.shape, jnp.int32)
+    for number, part in enumerate(others, 1):
+        first = jnp.where(part > largest, number, first)
+        largest = jnp.maximum(part, largest)
     # Padded pixel stride q + a is at offset a + stride m of window q - m, for each m that fits.
     more = (side - 1) // stride
+    rows, columns = (length + more for length in grad.shape[1:3])
     around = [(0, 0), (more, more), (more, more), (0, 0)]
-    first, grad = jnp.pad(first, around, constant_values=len(offsets)), jnp.pad(grad, around)
-    rows, columns = (length + more for length in out.shape[1:3])
+    first, grad = jnp.pad(first, around, constant_values=-1), jnp.pad(grad, around)
 
     def phase(a: int, b: int) -> Array:
         total = jnp.zeros((x.shape[0], rows, columns, x.shape[-1]), grad.dtype)

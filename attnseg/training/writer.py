@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from attnseg.core.errors import UserError
@@ -51,7 +52,12 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
     seconds before the first save returns, for arrays of a few megabytes.
     """
     arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    numbers = ocp.type_handlers.ScalarHandler()
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        *((kind, numbers) for kind in (int, float, np.number)),
+    )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
