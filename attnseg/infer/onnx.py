@@ -10,7 +10,7 @@ import numpy as np
 
 from attnseg.core.errors import UserError
 from attnseg.infer.export import Server, Sizes
-from attnseg.ops.depthwise import plain_convolutions
+from attnseg.ops.platforms import plain_convolutions
 
 INPUT, OUTPUT = "images", "result"
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from attnseg.ops.depthwise import is_plain
 from attnseg.ops.divisors import largest_divisor
-from attnseg.ops.platforms import by_platform
+from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.resize import is_static
 
 # Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.ops.depthwise import is_plain
 from attnseg.ops.divisors import largest_divisor
-from attnseg.ops.platforms import by_platform
+from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.resize import is_static
 
 # Energies formed at once, by platform: what a CPU's cache holds; what a GPU's memory does easily.

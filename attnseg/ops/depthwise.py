@@ -12,16 +12,14 @@ Other platforms use XLA's grouped convolution.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.platforms import is_plain
 from attnseg.ops.resize import is_static
 
 _FOLD = 16  # products added in registers before they are reduced over pixels, at least
@@ -29,28 +27,6 @@ _FOLD = 16  # products added in registers before they are reduced over pixels, a
 # the time to compile.
 _UNROLLED_TAPS = 49
 _SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
-
-
-_plain = contextvars.ContextVar("plain", default=False)
-
-
-@contextlib.contextmanager
-def plain_convolutions() -> Iterator[None]:
-    """What is traced within has neither a choice by platform nor own gradients.
-
-    For formats such as ONNX, which know no such choice and no shifted sums: a depthwise
-    convolution is one grouped convolution, attention a softmax between two products.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
-
-
-def is_plain() -> bool:
-    """Whether `plain_convolutions` is in force."""
-    return _plain.get()
 
 
 def _same_padding(kernel: Array) -> list[tuple[int, int]]:

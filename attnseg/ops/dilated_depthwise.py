@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.ops.depthwise import is_plain
+from attnseg.ops.platforms import is_plain
 
 
 def _grouped_conv(x: Array, kernel: Array, dilation: int) -> Array:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import jax
 from jax import Array
 
-from attnseg.ops.depthwise import is_plain
-from attnseg.ops.platforms import by_platform
+from attnseg.ops.platforms import by_platform, is_plain
 
 
 def _product(x: Array, kernel: Array) -> Array:

@@ -1,9 +1,11 @@
-"""One function, with the settings of the platform that it is compiled for."""
+"""One function, with the settings of the platform that it is compiled for, or with none."""
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,3 +18,25 @@ def by_platform(function: Callable[..., Any], *args: Array) -> Any:
     """``function(*args, platform=NAME)`` with the one of `PLATFORMS` that runs it."""
     ways = {name: functools.partial(function, platform=name) for name in PLATFORMS}
     return jax.lax.platform_dependent(*args, **ways)
+
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """What is traced within has neither a choice by platform nor own gradients.
+
+    For formats such as ONNX, which know no such choice and no shifted sums: a depthwise
+    convolution is one grouped convolution, attention a softmax between two products.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether `plain_convolutions` is in force."""
+    return _plain.get()

@@ -1,7 +1,7 @@
 """Pooling: windows with explicit padding, and averages over torch's adaptive bins.
 
-The windows are XLA's own. What writes ONNX replaces `flax.linen.max_pool` and `avg_pool` by ones
-that know no explicit padding.
+The windows are XLA's own, but not the gradient of a maximum on a CPU. What writes ONNX replaces
+`flax.linen.max_pool` and `avg_pool` by ones that know no explicit padding.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from attnseg.ops.depthwise import is_plain
-from attnseg.ops.platforms import by_platform
+from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.resize import is_static
 
 Padding = Sequence[tuple[int, int]]  # before and after the rows, and the columns
@@ -38,13 +37,12 @@ def max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
     return _max_pool(x, side, stride, tuple(padding))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: Array, side: int, stride: int, padding: Padding) -> Array:
+def _largest(x: Array, side: int, stride: int, padding: Padding) -> Array:
     return _windows(x, -jnp.inf, jax.lax.max, side, stride, padding)
 
 
 def _forward(x: Array, side: int, stride: int, padding: Padding):
-    return _max_pool(x, side, stride, padding), x
+    return _largest(x, side, stride, padding), x
 
 
 def _backward(side: int, stride: int, padding: Padding, x: Array, grad: Array) -> tuple[Array]:
@@ -52,6 +50,7 @@ def _backward(side: int, stride: int, padding: Padding, x: Array, grad: Array) -
     return (by_platform(function, x, grad),)
 
 
+_max_pool = jax.custom_vjp(_largest, nondiff_argnums=(1, 2, 3))
 _max_pool.defvjp(_forward, _backward)
 
 
@@ -63,10 +62,7 @@ def _max_pool_gradient(
     XLA's own way, on a CPU, pools the coordinates along with the numbers and adds one by one.
     """
     if platform != "cpu":
-        pool = functools.partial(
-            _windows, first=-jnp.inf, combine=jax.lax.max, side=side, stride=stride, padding=padding
-        )
-        return jax.vjp(pool, x)[1](grad)[0]
+        return jax.vjp(lambda x: _largest(x, side, stride, padding), x)[1](grad)[0]
     # Not by comparing with the maximum of the forward pass: XLA may compute `x` anew, with another
     # last digit.
     largest, *others = _slices(x, side, stride, padding)
@@ -89,15 +85,13 @@ def _max_pool_gradient(
         return total
 
     phases = [jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)]
-    whole = jnp.stack(phases, 2).reshape(x.shape[0], rows * stride, columns * stride, -1)
+    height, width = rows * stride, columns * stride
+    whole = jnp.stack(phases, 2).reshape(x.shape[0], height, width, -1)
     (above, _), (before, _) = padding
     _, h, w, _ = x.shape
-    beyond = [
-        (0, max(0, size - length))
-        for size, length in zip((above + h, before + w), whole.shape[1:3], strict=True)
-    ]
-    whole = jnp.pad(whole, [(0, 0), *beyond, (0, 0)])
-    return whole[:, above : above + h, before : before + w]
+    # Cuts the padding off, and adds zeros where the last windows end before the map does.
+    sides = [(-above, above + h - height, 0), (-before, before + w - width, 0)]
+    return jax.lax.pad(whole, jnp.zeros((), whole.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
 
 
 def _slices(x: Array, side: int, stride: int, padding: Padding) -> list[Array]:

@@ -9,7 +9,7 @@ from attnseg import create_model
 from attnseg.core.errors import UserError
 from attnseg.core.types import IMAGENET
 from attnseg.infer import export, onnx
-from attnseg.ops import depthwise, dilated_depthwise
+from attnseg.ops import depthwise, dilated_depthwise, platforms
 from attnseg.recipe.exporting import make_server
 
 SMALL = dict(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))
@@ -75,9 +75,9 @@ def test_plain_convolutions_are_single_operations():
         lambda x, kernel: dilated_depthwise.dilated_depthwise_conv(x, kernel, 2),
     ):
         expected = function(x, kernel)
-        with depthwise.plain_convolutions():
+        with platforms.plain_convolutions():
             jaxpr = jax.make_jaxpr(lambda x, k, f=function: f(x, k))(x, kernel)
             found = function(x, kernel)
         assert [e.primitive.name for e in jaxpr.eqns] == ["conv_general_dilated"]
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert not depthwise.is_plain()
+    assert not platforms.is_plain()
