@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
+from gradients import gradient_by_seed
 
 from attnseg.core.errors import UserError
 from attnseg.core.tree import count, flat, map_with_names, nested
@@ -220,20 +221,9 @@ def test_drop_path_and_remat():
     plain, remat = (classifier(3, dict(fields, remat=r)) for r in (False, True))
     variables = drawn(plain)
 
-    def gradient(model):
-        @jax.jit
-        def run(seed):
-            def loss(variables):
-                rngs = {"dropout": jax.random.key(seed)}
-                out = model.apply(variables, images, train=True, rngs=rngs)
-                return jnp.sum(out["logits"] ** 2)
-
-            return jax.grad(loss)(variables)
-
-        return run
-
-    run = gradient(plain)
-    first, other, again = (flat(g) for g in (run(0), run(1), gradient(remat)(0)))
+    run = gradient_by_seed(plain, variables, images)
+    remade = gradient_by_seed(remat, variables, images)
+    first, other, again = (flat(g) for g in (run(0), run(1), remade(0)))
     for name in first:
         scale = np.abs(first[name]).max()
         np.testing.assert_allclose(first[name], again[name], atol=1e-4 * scale + 1e-7)

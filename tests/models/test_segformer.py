@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
+from gradients import gradient_by_seed
 
 import attnseg
 from attnseg.core.tree import count, flat
@@ -174,25 +175,9 @@ def test_drop_path_and_remat():
     plain, remat = (tiny(backbone=dict(TINY, drop_path=0.5, remat=r)) for r in (False, True))
     variables = jax.jit(lambda: plain.init(jax.random.key(0), images, train=False))()
 
-    def gradient(model):
-        @jax.jit
-        def run(seed):
-            def loss(params):
-                out = model.apply(
-                    {**variables, "params": params},
-                    images,
-                    train=True,
-                    rngs={"dropout": jax.random.key(seed)},
-                    mutable=["batch_stats"],
-                )[0]
-                return jnp.sum(out["logits"] ** 2)
-
-            return jax.grad(loss)(variables["params"])
-
-        return run
-
-    run = gradient(plain)
-    first, other, again = (flat(g) for g in (run(0), run(1), gradient(remat)(0)))
+    run = gradient_by_seed(plain, variables, images)
+    remade = gradient_by_seed(remat, variables, images)
+    first, other, again = (flat(g) for g in (run(0), run(1), remade(0)))
     for name in first:
         scale = np.abs(first[name]).max()
         np.testing.assert_allclose(first[name], again[name], atol=1e-4 * scale + 1e-6)

@@ -7,7 +7,6 @@ import pytest
 
 from attnseg.ops import depthwise
 from attnseg.ops.depthwise import depthwise_conv
-from attnseg.ops.divisors import largest_divisor
 
 # Every size of kernel the models have; small grids with many taps go by matrices.
 SHAPES = [
@@ -103,10 +102,3 @@ def test_low_precision_sums_in_float32():
     grad_kernel = jax.vjp(depthwise_conv, ones, kernel)[1](ones)[1]
     assert grad_kernel.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(grad_kernel[1, 1, 0]), 3200, rtol=4e-3)
-
-
-def test_largest_divisor():
-    assert [largest_divisor(12, limit) for limit in (0, 1, 4, 5, 7, 12, 99)] == [
-        1, 1, 4, 4, 6, 12, 12,
-    ]  # fmt: skip
-    assert largest_divisor(7, 6) == 1

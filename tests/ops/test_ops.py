@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnseg.ops.activation import gelu
+from attnseg.ops.divisors import largest_divisor
 from attnseg.ops.resize import bilinear_matrix, resize_bilinear
 
 
@@ -36,3 +37,10 @@ def test_gelu_is_the_exact_one():
     x = np.linspace(-6, 6, 241)
     exact = [0.5 * v * (1 + erf(v / 2**0.5)) for v in x]
     np.testing.assert_allclose(gelu(jnp.float32(x)), exact, atol=5e-7)
+
+
+def test_largest_divisor():
+    assert [largest_divisor(12, limit) for limit in (0, 1, 4, 5, 7, 12, 99)] == [
+        1, 1, 4, 4, 6, 12, 12,
+    ]  # fmt: skip
+    assert largest_divisor(7, 6) == 1
