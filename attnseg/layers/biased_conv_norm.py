@@ -10,6 +10,7 @@ from jax import Array
 
 from attnseg.layers.conv import conv
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 
 
 class BiasedConvNorm(nn.Module):
@@ -21,7 +22,7 @@ class BiasedConvNorm(nn.Module):
 
     features: int
     kernel: int = 3
-    activation: Callable[[Array], Array] | None = nn.relu
+    activation: Callable[[Array], Array] | None = relu
     dtype: jnp.dtype | None = None
 
     @nn.compact

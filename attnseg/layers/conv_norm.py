@@ -10,6 +10,7 @@ from jax import Array
 
 from attnseg.layers.conv import conv, conv_init, linear
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 
 
 class ConvNorm(nn.Module):
@@ -22,7 +23,7 @@ class ConvNorm(nn.Module):
     kernel: int = 1
     stride: int = 1
     dilation: int = 1
-    activation: Callable[[Array], Array] | None = nn.relu
+    activation: Callable[[Array], Array] | None = relu
     dtype: jnp.dtype | None = None
 
     @nn.compact

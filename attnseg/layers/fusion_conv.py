@@ -10,6 +10,7 @@ from jax import Array
 
 from attnseg.layers.conv import conv_init
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 from attnseg.ops.fusion_conv import fusion_conv
 
 
@@ -40,4 +41,4 @@ class FusionConvNorm(nn.Module):
     def __call__(self, maps: Sequence[Array], size: tuple[int, int], *, train: bool) -> Array:
         """Maps [n a b c] of any grids and widths -> [n size[0] size[1] features]."""
         x = FusionConv(self.features, self.align_corners, self.dtype, name="conv")(maps, size)
-        return nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
+        return relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))

@@ -14,6 +14,7 @@ from attnseg.core.errors import check
 from attnseg.layers.conv import conv_init, linear
 from attnseg.layers.norm import CONSTANTS, GroupNorm
 from attnseg.layers.record import MapsRecord, record
+from attnseg.ops.activation import relu
 from attnseg.ops.nmf import GRADIENTS, factors, reconstruct
 
 SEED = 0  # of the bases at evaluation
@@ -86,11 +87,11 @@ class Hamburger(nn.Module):
         """[n h w c] -> [n h w c], not negative."""
         n, h, w, c = x.shape
         dense = functools.partial(linear, kernel_init=conv_init, dtype=self.dtype)
-        y = nn.relu(dense(self.channels, name="ham_in")(x)).reshape(n, h * w, self.channels)
+        y = relu(dense(self.channels, name="ham_in")(x)).reshape(n, h * w, self.channels)
         steps = self.train_steps if train else self.eval_steps
         coef, bases = factors(y, jnp.asarray(self._bases(n, train)), steps, self.gradient)
         record(self, lambda: MapsRecord(_shares(coef, bases).reshape(n, h, w, self.rank), "basis"))
         y = reconstruct(coef, bases, y.dtype)
         y = dense(c, use_bias=False, name="ham_out")(y.reshape(n, h, w, self.channels))
         y = GroupNorm(num_groups=self.groups, dtype=self.dtype, name="ham_out_norm")(y)
-        return nn.relu(x + y)
+        return relu(x + y)

@@ -9,6 +9,7 @@ from jax import Array
 from attnseg.layers.conv import conv_init
 from attnseg.layers.conv_norm import ConvNorm
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 from attnseg.ops.dilated_depthwise import dilated_depthwise_conv
 
 
@@ -37,7 +38,7 @@ class DepthwiseNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w c] -> [n h w c]."""
         x = DilatedDepthwise(self.dilation, self.dtype, name="conv")(x)
-        return nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
+        return relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
 
 
 class SeparableConvNorm(nn.Module):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.platforms import is_plain
+
 _NOTHING = -40.0  # GELU is zero there in every precision: 1 + erf(x / sqrt(2)) is
 
 
@@ -17,3 +19,30 @@ def gelu(x: Array) -> Array:
     """
     value = 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
     return jnp.where(x < _NOTHING, 0, value)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0), with gradient 0 at 0.
+
+    `jax.nn.relu` computes the same. XLA, on a CPU, takes its maximum for cheap enough to compute
+    again wherever the result is used, and with it the sum before it: in a residual network the sums
+    of all blocks before. A choice it keeps, and the gradient here looks at the result alone.
+    """
+    return jax.nn.relu(x) if is_plain() else _relu(x)
+
+
+@jax.custom_vjp
+def _relu(x: Array) -> Array:
+    return jnp.where(x < 0, 0, x)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = _relu(x)
+    return y, y
+
+
+def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+_relu.defvjp(_relu_forward, _relu_backward)

@@ -20,6 +20,7 @@ from attnseg.core.errors import check, lookup
 from attnseg.core.types import Features
 from attnseg.layers.conv import conv
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 from attnseg.ops.pooling import average_patches, max_pool
 
 SIZES = {
@@ -103,7 +104,7 @@ class BasicBlock(nn.Module):
             dtype=self.dtype,
             name="conv1",
         )(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train=train))
+        y = relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train=train))
         y = self.mixer(
             self.width, stride=1, dilation=self.dilation[1], dtype=self.dtype, name="conv2"
         )(y)
@@ -112,7 +113,7 @@ class BasicBlock(nn.Module):
             x = Shortcut(
                 self.width, self.stride, self.pooled_shortcut, self.dtype, name="shortcut"
             )(x, train=train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -133,7 +134,7 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """[n h w c] -> [n h/stride w/stride 4*width]."""
         y = conv1x1(self.width, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train=train))
+        y = relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train=train))
         y = self.mixer(
             self.width,
             stride=self.stride,
@@ -141,14 +142,14 @@ class Bottleneck(nn.Module):
             dtype=self.dtype,
             name="conv2",
         )(y)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm2")(y, train=train))
+        y = relu(BatchNorm(dtype=self.dtype, name="norm2")(y, train=train))
         y = conv1x1(4 * self.width, dtype=self.dtype, name="conv3")(y)
         y = _last_norm(self.zero_init, self.dtype, "norm3")(y, train=train)
         if self.project:
             x = Shortcut(
                 4 * self.width, self.stride, self.pooled_shortcut, self.dtype, name="shortcut"
             )(x, train=train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -181,7 +182,7 @@ class Stem(nn.Module):
         """[n h w 3] -> [n h/4 w/4 width]."""
         for i, (width, size, stride) in enumerate(STEMS[self.kind](self.width)):
             x = conv(width, size, stride, use_bias=False, dtype=self.dtype, name=f"conv{i + 1}")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train=train))
+            x = relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train=train))
         # Rounding up, the last window may reach one row beyond the padding.
         extra = [int(self.ceil and side % 2 == 0) for side in x.shape[1:3]]
         return max_pool(x, 3, 2, [(1, 1 + e) for e in extra])

@@ -11,6 +11,7 @@ from attnseg.layers.conv import conv_init, linear
 from attnseg.layers.conv_norm import ConvNorm
 from attnseg.layers.em_attention import EMAttention
 from attnseg.models.heads.common import classify, stage_map
+from attnseg.ops.activation import relu
 
 
 class EMANetHead(nn.Module):
@@ -38,9 +39,9 @@ class EMANetHead(nn.Module):
         y = linear(self.ema_width, kernel_init=conv_init, dtype=self.dtype, name="mid")(identity)
         y = EMAttention(self.bases, self.stages, self.momentum, name="attention")(y, train=train)
         y = ConvNorm(self.ema_width, activation=None, dtype=self.dtype, name="out")(
-            nn.relu(y), train=train
+            relu(y), train=train
         )
-        y = nn.relu(identity + y)
+        y = relu(identity + y)
         y = ConvNorm(self.width, 3, dtype=self.dtype, name="bottleneck")(y, train=train)
         y = jnp.concatenate([x.astype(y.dtype), y], axis=-1)
         y = ConvNorm(self.width, 3, dtype=self.dtype, name="fuse")(y, train=train)

@@ -19,6 +19,7 @@ from attnseg.layers.conv import conv_init, linear
 from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.hamburger import Hamburger
 from attnseg.layers.norm import GroupNorm
+from attnseg.ops.activation import relu
 from attnseg.ops.resize import resize_bilinear
 
 STAGES = 3  # the finest stage is left out: its low-level detail hurts the result
@@ -40,7 +41,7 @@ class Squeeze(nn.Module):
         for x, part in zip(maps, jnp.split(kernel, rows[:-1]), strict=True):
             x, part = nn.dtypes.promote_dtype(x, part, dtype=self.dtype)
             mixed = mixed + resize_bilinear(x @ part, maps[0].shape[1:3])
-        return nn.relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="norm")(mixed))
+        return relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="norm")(mixed))
 
 
 class LightHamHead(nn.Module):
@@ -84,7 +85,7 @@ class LightHamHead(nn.Module):
         x = linear(
             self.width, use_bias=False, kernel_init=conv_init, dtype=self.dtype, name="align"
         )(x)
-        x = nn.relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="align_norm")(x))
+        x = relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="align_norm")(x))
         x = ChannelDropout(self.dropout, name="dropout")(x, train=train)
         classifier_init = nn.initializers.normal(0.01)
         x = linear(

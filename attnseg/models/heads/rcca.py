@@ -16,6 +16,7 @@ from attnseg.layers.conv import conv
 from attnseg.layers.conv_norm import ConvNorm
 from attnseg.layers.criss_cross import CrissCrossAttention
 from attnseg.models.heads.common import classify
+from attnseg.ops.activation import relu
 from attnseg.ops.resize import resize_bilinear
 
 Activation = Callable[[Array], Array] | None
@@ -32,9 +33,9 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "mmseg": Variant(nn.relu, nn.relu),
+    "mmseg": Variant(relu, relu),
     "official": Variant(nn.leaky_relu, nn.leaky_relu),
-    "paddleseg": Variant(nn.leaky_relu, nn.relu, fuse_bias=True),
+    "paddleseg": Variant(nn.leaky_relu, relu, fuse_bias=True),
     "post": Variant(None, None, mix_norm=False, enlarge=8),
 }
 

@@ -18,6 +18,7 @@ from attnseg.core.types import Features
 from attnseg.layers.conv import linear, linear_init
 from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.norm import BatchNorm
+from attnseg.ops.activation import relu
 from attnseg.ops.resize import resize_bilinear
 
 
@@ -37,7 +38,7 @@ class StageProjection(nn.Module):
         mix = self.param("mix", mix_init, (self.width, self.width), jnp.float32)
         if self.norm:
             x = linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
+            x = relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
             x, mix = nn.dtypes.promote_dtype(x, mix, dtype=self.dtype)
             return x @ mix, None
         kernel = self.param("kernel", linear_init, (x.shape[-1], self.width), jnp.float32)
@@ -74,6 +75,6 @@ class SegFormerHead(nn.Module):
             if constant is not None:
                 shift = constant if shift is None else shift + constant
         x = BatchNorm(dtype=self.dtype, name="norm")(mixed, train=train, shift=shift)
-        x = ChannelDropout(self.dropout, name="dropout")(nn.relu(x), train=train)
+        x = ChannelDropout(self.dropout, name="dropout")(relu(x), train=train)
         x = linear(self.num_classes, dtype=self.dtype, name="classifier")(x)
         return jax.lax.convert_element_type(x, jnp.float32)

@@ -1,0 +1,49 @@
+"""Activations: values, gradients, and what XLA makes of a residual network with them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg.ops.activation import gelu, relu
+from attnseg.ops.platforms import plain_convolutions
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu(dtype):
+    x = jnp.array([-jnp.inf, -2, -0.0, 0, 1e-20, 3, jnp.inf, jnp.nan], dtype)
+    expected = np.array([0, 0, 0, 0, 1e-20, 3, np.inf, np.nan])
+    for function in (relu, jax.jit(relu)):
+        assert function(x).dtype == dtype
+        np.testing.assert_allclose(np.asarray(function(x), np.float64), expected, rtol=1e-2)
+        gradient = jax.grad(lambda x, f=function: f(x).sum())(x)
+        np.testing.assert_array_equal(gradient[:7], [0, 0, 0, 0, 1, 1, 1])
+    with plain_convolutions():
+        assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: relu(x))(x)).replace(
+            "custom_jvp", ""
+        )
+
+
+def test_sums_of_earlier_blocks_are_not_computed_again():
+    if jax.default_backend() != "cpu":
+        pytest.skip("other backends decide otherwise")
+
+    def network(x, kernels):
+        for kernel in kernels:
+            x = relu(x + 2.0 * (x @ kernel))
+        return x
+
+    arguments = jnp.ones((64, 64)), [jnp.ones((64, 64))] * 5
+    text = jax.jit(network).lower(*arguments).compile().as_text()
+    entry = text[text.index("ENTRY") :].splitlines()
+    loops = [line.split(" fusion(")[1].split(")")[0] for line in entry if "kind=kLoop" in line]
+    assert len(loops) >= 5
+    assert max(line.count("%") for line in loops) <= 2, loops
+
+
+def test_gelu():
+    x = np.linspace(-50, 50, 2001)
+    expected = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x]
+    np.testing.assert_allclose(gelu(jnp.float32(x)), expected, atol=2e-6)
