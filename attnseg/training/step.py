@@ -96,11 +96,11 @@ def make_gradients(
     return gradients
 
 
-def _choose(ok: Array, new: Any, old: Any) -> Any:
-    """`new` where `ok`, else `old`; counters go on, so that a step keeps its learning rate."""
+def _counted(new: Any, old: Any) -> Any:
+    """`old` with the counters of `new`, so that a step that is left out keeps its learning rate."""
 
     def leaf(n: Array, o: Array) -> Array:
-        return jnp.where(ok, n, o) if jnp.issubdtype(n.dtype, jnp.inexact) else n
+        return o if jnp.issubdtype(o.dtype, jnp.inexact) else n
 
     return jax.tree_util.tree_map(leaf, new, old)
 
@@ -127,10 +127,7 @@ def make_train_step(
     """
     gradients = make_gradients(apply, task, seed=seed, accumulate=accumulate)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        batch = dict(batch)
-        signals = batch.pop(SIGNALS, None)
-        loss, batch_stats, grads = gradients(state, batch)
+    def update(state: TrainState, batch_stats: Params, grads: Params) -> TrainState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -140,13 +137,22 @@ def make_train_step(
             ema_params = jax.tree_util.tree_map(
                 lambda e, p: e * decay + p * (1.0 - decay), ema_params, params
             )
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
+
+    def skip(state: TrainState, batch_stats: Params, grads: Params) -> TrainState:
+        return _counted(update(state, batch_stats, grads), state)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = dict(batch)
+        signals = batch.pop(SIGNALS, None)
+        loss, batch_stats, grads = gradients(state, batch)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         metrics = {"loss": loss, "grad_norm": norm, "lr": schedule(state.step), FINITE: finite}
         if signals is not None:
             metrics[SIGNALS] = jnp.max(signals)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
-        return _choose(finite, new, state), metrics
+        # A choice between new and old values after the update would keep both of them in memory.
+        return jax.lax.cond(finite, update, skip, state, batch_stats, grads), metrics
 
     return step
 
