@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.conv3x3 import conv3x3
 from attnseg.ops.depthwise import depthwise_conv
 from attnseg.ops.linear import linear_map
 
@@ -38,11 +39,18 @@ def _pointwise(x: Array, kernel: Array, strides, padding, **_) -> Array:
     return linear_map(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
 
 
+def _conv3x3(x: Array, kernel: Array, strides, padding, *, rhs_dilation, **_) -> Array:
+    """What `nn.Conv` calls; the padding is the dilation."""
+    return conv3x3(x, kernel, rhs_dilation[0])
+
+
 def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
     """Square convolution padded alike on every side (SAME would be lopsided)."""
     kwargs.setdefault("kernel_init", conv_init)
     if kernel == 1:
         kwargs["conv_general_dilated"] = _pointwise
+    if kernel == 3 and stride == 1:
+        kwargs["conv_general_dilated"] = _conv3x3
     return nn.Conv(
         features,
         (kernel, kernel),
