@@ -13,6 +13,7 @@ import optax
 
 from attnseg.benchmark import operators
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
+from attnseg.core.compiler import compiler_options
 from attnseg.core.types import IMAGE, IMAGENET, LABEL, LOGITS, MASK
 from attnseg.models.assembled import Classifier
 from attnseg.models.zoo import create_model
@@ -24,10 +25,12 @@ from attnseg.training.step import make_train_step
 RATE = 1e-5  # of AdamW, here and at the peers
 
 
-def _compiled(function: Callable, args: tuple, **kwargs) -> tuple[Any, dict[str, float]]:
+def _compiled(mode: str, function: Callable, args: tuple, **kwargs) -> tuple[Any, dict[str, float]]:
     """The program for `args` and what compiler and clock say of it."""
     start = time.perf_counter()
-    program = jax.jit(function, **kwargs).lower(*args).compile()
+    program = (
+        jax.jit(function, compiler_options=compiler_options(mode), **kwargs).lower(*args).compile()
+    )
     facts = {"compile_s": time.perf_counter() - start}
     memory = program.memory_analysis()
     if memory is not None:
@@ -80,11 +83,11 @@ def network(case: Case, *, compile_only: bool = False):
         return model.apply(variables, task.inputs(images), train=False)[LOGITS]
 
     like = jax.eval_shape(init, jax.random.key(0))
-    train, train_facts = _compiled(step, (like, batch), donate_argnums=0)
+    train, train_facts = _compiled("train", step, (like, batch), donate_argnums=0)
     count = sum(x.size for x in jax.tree_util.tree_leaves(like.params))
     if compile_only:
         return {}, {"train": train_facts}, count
-    infer, infer_facts = _compiled(forward, (like, batch[IMAGE]))
+    infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]))
     state = [jax.jit(init)(jax.random.key(0))]
 
     def run_train() -> None:
@@ -107,8 +110,9 @@ def operator(case: Case):
         for key, shape in zip(keys, shapes(case), strict=False)
     )
     seed = jnp.ones(jax.eval_shape(function, *args).shape, case.dtype)
-    infer, infer_facts = _compiled(function, args)
-    train, train_facts = _compiled(operators.forward_and_gradient(function), (seed, *args))
+    infer, infer_facts = _compiled("infer", function, args)
+    both = operators.forward_and_gradient(function)
+    train, train_facts = _compiled("train", both, (seed, *args))
     runs = {
         "infer": lambda: jax.block_until_ready(infer(*args)),
         "train": lambda: jax.block_until_ready(train(seed, *args)),

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from attnseg.core.compiler import compiler_options
+
 
 class Jitted:
     """A jitted function; compiled once for each combination of shapes.
@@ -24,7 +26,7 @@ class Jitted:
             self.shapes.append(tuple(getattr(leaf, "shape", ()) for leaf in leaves))
             return function(*args)
 
-        self._function = jax.jit(traced, **options)
+        self._function = jax.jit(traced, compiler_options=compiler_options("infer"), **options)
 
     def __call__(self, *args: Any) -> Any:
         return self._function(*args)

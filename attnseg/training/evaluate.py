@@ -230,7 +230,7 @@ def jit_predict_step(evaluation: Evaluation) -> Callable[..., jax.Array]:
         outputs = evaluation.apply(params, batch_stats, evaluation.task.inputs(batch[IMAGE]))
         return evaluation.task.predict(outputs, batch[LABEL].shape[1:])
 
-    return jax.jit(predict, out_shardings=replicated(evaluation.mesh))
+    return Jitted(predict, out_shardings=replicated(evaluation.mesh))
 
 
 def predict_examples(

@@ -17,6 +17,7 @@ import jax
 import optax
 
 from attnseg.core import memory, processes
+from attnseg.core.compiler import compiler_options
 from attnseg.core.errors import check
 from attnseg.core.mesh import batch_sharding, replicated, state_shardings
 from attnseg.core.types import Batch, Outputs
@@ -114,6 +115,7 @@ def jit_train_step(job: Job, shardings: TrainState):
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options("train"),
     )
 
 
@@ -270,6 +272,7 @@ class _Run:
     def settle(self) -> None:
         """Waits for the step under way and looks whether it was finite."""
         jax.block_until_ready(self.metrics)
+        memory.ease()
         if self.metrics is None or self.checked:
             return
         self.checked = True
