@@ -1,21 +1,38 @@
-"""Memory of this process: how much it holds, and giving back what it no longer needs.
+"""Memory of this process: how much it holds, and what becomes of what it no longer needs.
 
 A run that evaluates and saves allocates and frees large blocks in many threads. glibc keeps freed
 blocks in an arena for each thread, which looks like a leak that never ends; few arenas and a trim
-after each checkpoint keep a run flat. On other systems these functions do nothing.
+after each checkpoint keep a run flat.
+
+Large blocks, on the other hand, it gives back to the system at once. On a CPU the memory of every
+training step is one such block, whose pages the system has to find and clear again at the next
+step; kept, it spares a fifth of the time. On other systems these functions do nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
+import importlib.metadata
+import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 
-MALLOPT_ARENA_MAX = -8  # <malloc.h>: M_ARENA_MAX
+import jax
+
+# <malloc.h>, with glibc's own values
+TRIM_THRESHOLD, TRIM_BYTES = -1, 128 * 1024
+MMAP_MAX, MMAPS = -4, 65536
+ARENA_MAX = -8
 ARENAS = 4
 STATM = "/proc/self/statm"
+CGROUP = "/sys/fs/cgroup/memory.max"
+SHARE = 0.3  # of the machine's memory; blocks that no longer fit their place may double it
+
+_keeping = False
 
 
 @functools.cache
@@ -33,8 +50,67 @@ def _libc() -> ctypes.CDLL | None:
 def limit_arenas() -> None:
     """Lets at most `ARENAS` arenas be made from now on; call it before threads start."""
     libc = _libc()
-    if libc is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        libc.mallopt(MALLOPT_ARENA_MAX, ARENAS)
+    if libc is not None and not _keeping and "MALLOC_ARENA_MAX" not in os.environ:
+        libc.mallopt(ARENA_MAX, ARENAS)
+
+
+def _only_cpu() -> bool:
+    """Whether jax will run on the CPU, asked before it has started."""
+    chosen = jax.config.jax_platforms
+    if chosen:
+        return chosen == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+@contextlib.contextmanager
+def keep_freed() -> Iterator[None]:
+    """Keeps large blocks that are freed for the next one, if jax runs on a CPU.
+
+    The first time, call it before jax starts its threads: only the arena of the first thread can
+    be kept. It is left alone where the environment has settings for glibc (``MALLOC_...``).
+    """
+    global _keeping
+    libc = _libc()
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    if libc is not None and not chosen and _only_cpu():
+        libc.mallopt(ARENA_MAX, 1)
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        _keeping = True
+    try:
+        yield
+    finally:
+        give_back()
+
+
+def give_back() -> None:
+    """Ends `keep_freed`."""
+    global _keeping
+    libc = _libc()
+    if libc is not None and _keeping:
+        libc.mallopt(MMAP_MAX, MMAPS)
+        libc.mallopt(TRIM_THRESHOLD, TRIM_BYTES)
+        libc.malloc_trim(0)
+        _keeping = False
+
+
+def ease() -> None:
+    """Ends `keep_freed` where this process holds more than `SHARE` of the machine's memory."""
+    if _keeping and (resident_mb() or 0.0) > SHARE * _machine_mb():
+        give_back()
+
+
+@functools.cache
+def _machine_mb() -> float:
+    """Memory of the machine in MiB, or of the container."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open(CGROUP) as file:
+            limit = file.read().strip()
+    except OSError:
+        limit = "max"
+    return min(whole, int(limit) if limit.isdigit() else whole) / 2**20
 
 
 def release() -> None:

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from attnseg import data
-from attnseg.core import processes
+from attnseg.core import memory, processes
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import replicated
 from attnseg.core.types import SIZE
@@ -162,6 +162,7 @@ def plan(config: ConfigDict, workdir: str | Path | None = None, say: Say = print
     return Plan(config, workdir, train_source, val_source, job)
 
 
+@memory.keep_freed()
 def train(
     config: ConfigDict, workdir: str | Path | None = None, *, say: Say = print
 ) -> dict[str, float]:
