@@ -11,7 +11,7 @@ from attnseg.core.compiler import compiler_options
 
 
 class Jitted:
-    """A jitted function; compiled once for each combination of shapes.
+    """A jitted function; compiled once for each combination of shapes, not part of another one.
 
     Attributes:
       shapes: the arguments' shapes of each program, in the order of compiling.

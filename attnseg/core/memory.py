@@ -20,16 +20,21 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
-# <malloc.h>, with glibc's own values
-TRIM_THRESHOLD, TRIM_BYTES = -1, 128 * 1024
+# <malloc.h>. Once any of them is set, glibc no longer raises its limits by what a program frees, so
+# that the ones to go back to are the highest that it would have come to.
+TRIM_THRESHOLD, NEVER, TRIM_BYTES = -1, -1, 64 * 2**20
+MMAP_THRESHOLD, MMAP_BYTES = -3, 32 * 2**20
 MMAP_MAX, MMAPS = -4, 65536
 ARENA_MAX = -8
 ARENAS = 4
 STATM = "/proc/self/statm"
-CGROUP = "/sys/fs/cgroup/memory.max"
+CGROUP = "/proc/self/cgroup"
+LIMITS = {"": ("/sys/fs/cgroup", "memory.max")}  # by controller; version 2 has one for all
+LIMITS["memory"] = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
 SHARE = 0.3  # of the machine's memory; blocks that no longer fit their place may double it
 
 _keeping = False
@@ -68,15 +73,16 @@ def keep_freed() -> Iterator[None]:
     """Keeps large blocks that are freed for the next one, if jax runs on a CPU.
 
     The first time, call it before jax starts its threads: only the arena of the first thread can
-    be kept. It is left alone where the environment has settings for glibc (``MALLOC_...``).
+    be kept, which stays the only one. It is left alone where the environment has settings for
+    glibc (``MALLOC_...``, ``GLIBC_TUNABLES``).
     """
     global _keeping
     libc = _libc()
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if libc is not None and not chosen and _only_cpu():
         libc.mallopt(ARENA_MAX, 1)
         libc.mallopt(MMAP_MAX, 0)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(TRIM_THRESHOLD, NEVER)
         _keeping = True
     try:
         yield
@@ -90,6 +96,7 @@ def give_back() -> None:
     libc = _libc()
     if libc is not None and _keeping:
         libc.mallopt(MMAP_MAX, MMAPS)
+        libc.mallopt(MMAP_THRESHOLD, MMAP_BYTES)
         libc.mallopt(TRIM_THRESHOLD, TRIM_BYTES)
         libc.malloc_trim(0)
         _keeping = False
@@ -103,14 +110,27 @@ def ease() -> None:
 
 @functools.cache
 def _machine_mb() -> float:
-    """Memory of the machine in MiB, or of the container."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Memory of the machine in MiB, or of the container or job that this process is in."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in _limit_files():
+        with contextlib.suppress(OSError, ValueError):  # not there; "max"
+            limits.append(int(file.read_text()))
+    return min(limits) / 2**20
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where the groups of processes that this one is in have their limits."""
     try:
-        with open(CGROUP) as file:
-            limit = file.read().strip()
+        lines = Path(CGROUP).read_text().splitlines()
     except OSError:
-        limit = "max"
-    return min(whole, int(limit) if limit.isdigit() else whole) / 2**20
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        for controller in controllers.split(","):
+            if controller in LIMITS:
+                root, name = LIMITS[controller]
+                inner = Path(root, group.strip("/"))
+                # In a container the root is its own group, and the path one of the host.
+                yield from (folder / name for folder in (inner, *inner.parents))
 
 
 def release() -> None:

@@ -26,7 +26,8 @@ from attnseg.ops.resize import is_static
 # number of channels; within the cache it costs less. Tiles beyond the map's edge are for nothing.
 _WIDE = 256  # channels that always pay
 _NARROW, _CACHED = 64, 5_000_000  # channels that pay for so many transformed numbers
-_WASTE = 1.3
+_MOST = 64_000_000  # transformed numbers; the memory is not worth the time beyond them
+_WASTE = 1.31
 
 
 def conv3x3(x: Array, kernel: Array, dilation: int = 1) -> Array:
@@ -41,10 +42,10 @@ def _pays(x: Array, kernel: Array, dilation: int) -> bool:
         return False
     n, h, w, _ = x.shape
     covered = 4 * dilation**2 * _tiles(h, dilation) * _tiles(w, dilation)
-    if covered > _WASTE * h * w:
-        return False
     narrow, wide = sorted(kernel.shape[2:])
-    return narrow >= _WIDE or (narrow >= _NARROW and 4 * n * covered * wide <= _CACHED)
+    if not 0 < covered <= _WASTE * h * w or narrow < _NARROW:
+        return False
+    return 0 < 4 * n * covered * wide <= (_MOST if narrow >= _WIDE else _CACHED)
 
 
 def _direct(x: Array, kernel: Array, dilation: int) -> Array:
@@ -65,6 +66,8 @@ def _convolution(x: Array, kernel: Array, *, dilation: int, platform: str) -> Ar
 def _gradients(x: Array, kernel: Array, grad: Array, *, dilation: int, platform: str):
     if platform != "cpu":
         return jax.vjp(lambda *args: _direct(*args, dilation), x, kernel)[1](grad)
+    # The barrier keeps XLA from holding the transformed pixels, four times the map, until now.
+    x, kernel = jax.lax.optimization_barrier((x, kernel))
     # That of the pixels is a convolution again, by the kernel turned round, back to `c` channels.
     of_pixels = _winograd(grad, kernel[::-1, ::-1], dilation, back=True)
     of_kernel = jax.vjp(lambda kernel: _winograd(x, kernel, dilation), kernel)[1](grad)[0]
@@ -81,9 +84,7 @@ def _forward(x: Array, kernel: Array, dilation: int):
 
 
 def _backward(dilation: int, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    # The barrier keeps XLA from holding the transformed pixels, four times the map, until now.
-    x, kernel = jax.lax.optimization_barrier(kept)
-    return by_platform(functools.partial(_gradients, dilation=dilation), x, kernel, grad)
+    return by_platform(functools.partial(_gradients, dilation=dilation), *kept, grad)
 
 
 _conv3x3.defvjp(_forward, _backward)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from attnseg.core import memory
 from attnseg.core.gather import gather
 from attnseg.core.jitted import Jitted
 from attnseg.core.mesh import batch_sharding, local_copy, local_mesh, replicated, to_global
@@ -136,6 +137,7 @@ def _until_cut(interrupt: Interrupt, items: Iterator[Any]) -> Iterator[Any]:
         for item in items:
             if interrupt.signal:
                 raise CutShort
+            memory.ease()
             yield item
     finally:
         if hasattr(items, "close"):

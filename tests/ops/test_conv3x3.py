@@ -52,7 +52,7 @@ def test_any_map_by_tiles(size, dilation, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("size", "channels", "dilation"), [(16, 64, 1), (15, 64, 2), (4, 256, 1)])
+@pytest.mark.parametrize(("size", "channels", "dilation"), [(16, 64, 1), (15, 64, 2), (7, 512, 1)])
 def test_where_tiles_pay(size, channels, dilation):
     x, kernel, grad = arrays(1, size, size, channels, channels)
     assert ops._pays(jnp.float32(x), kernel, dilation)
@@ -80,6 +80,8 @@ def test_products_are_saved():
         ((1, 16, 16, 16), "float32", 1),  # few channels
         ((8, 64, 64, 64), "float32", 1),  # beyond the cache
         ((1, 17, 17, 256), "float32", 4),  # tiles beyond the edge
+        ((2, 97, 97, 2048), "float32", 1),  # too much memory
+        ((0, 16, 16, 256), "float32", 1),
         ((1, 16, 16, 256), "bfloat16", 1),
     ],
 )

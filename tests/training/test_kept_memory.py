@@ -22,6 +22,23 @@ with memory.keep_freed():
 after = held()
 print(*(round(value - first) for value in (kept, eased, after)))
 """
+FAULTS = """
+import resource
+import numpy as np
+from attnseg.core import memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(2**19).sum()  # 4 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+with memory.keep_freed():
+    pass
+faults()
+print(faults())
+"""
 
 pytestmark = pytest.mark.skipif(memory._libc() is None, reason="needs glibc")
 
@@ -45,3 +62,29 @@ def test_not_where_memory_is_short():
 @pytest.mark.parametrize("setting", [{"MALLOC_ARENA_MAX": "2"}, {"JAX_PLATFORMS": "cuda,cpu"}])
 def test_not_against_the_environment_nor_beside_an_accelerator(setting):
     assert max(held(share=0.9, **setting)) < 50
+
+
+def test_blocks_that_glibc_reuses_are_reused_afterwards():
+    status, output = Children("ATTNSEG_KEPT").run("-c", FAULTS)
+    assert status == 0 and int(output) < 2000, output
+
+
+def test_the_limit_of_a_job(tmp_path, monkeypatch):
+    (tmp_path / "cgroup").write_text("5:devices:/\n4:cpu,memory:/a/b\n0::/c\n")
+    limits = {"": (tmp_path / "v2", "memory.max"), "memory": (tmp_path / "v1", "limit")}
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "LIMITS", limits)
+    for folder in ("v1/a/b", "v2/c"):
+        (tmp_path / folder).mkdir(parents=True)
+    memory._machine_mb.cache_clear()
+    whole = memory._machine_mb()
+    for file, text, expected in (
+        ("v2/c/memory.max", "max", whole),
+        ("v1/limit", "9223372036854771712", whole),
+        ("v2/memory.max", str(3 * 2**20), 3),
+        ("v1/a/limit", str(2 * 2**20), 2),
+    ):
+        (tmp_path / file).write_text(text)
+        memory._machine_mb.cache_clear()
+        assert memory._machine_mb() == expected
+    memory._machine_mb.cache_clear()
