@@ -23,7 +23,7 @@ parser.add_argument("--classes", type=int, default=150)
 parser.add_argument("--dtype", default="float32", help="or bfloat16")
 parser.add_argument("--peers", default="torch", help="of torch, torch.compile, keras; '' for none")
 parser.add_argument("--only", default="", help="cases of the suite whose title has this in it")
-parser.add_argument("--rounds", type=int, default=5, help="times each contestant runs each pass")
+parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each pass")
 parser.add_argument("--peer_python", help="interpreter that has the peers installed")
 parser.add_argument("--output", default="benchmark", help="path of the .md and .json, no ending")
 

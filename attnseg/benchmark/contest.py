@@ -76,11 +76,11 @@ def run_case(
     """Times a case for us and its peers.
 
     Args:
-      rounds: times each contestant runs each mode, in alternation.
+      rounds: turns of each contestant in each mode, in alternation.
       peer_python: interpreter that has the peers installed; None is this one.
 
     Returns:
-      One record a contestant: ``case``, ``who``, ``infer`` and ``train`` (seconds of each round),
+      One record a contestant: ``case``, ``who``, ``infer`` and ``train`` (seconds of each call),
       ``facts`` of each mode, ``parameters``, ``device``, ``resident``; or ``error``.
     """
     workers, records = [], []
@@ -103,7 +103,7 @@ def run_case(
             for _ in range(rounds):
                 for worker, record in list(workers):
                     try:
-                        record[mode].append(worker.ask(mode)["seconds"])
+                        record[mode].extend(worker.ask(mode)["seconds"])
                     except (UserError, KeyError, BrokenPipeError) as error:
                         record["error"] = str(error)
                         workers.remove((worker, record))

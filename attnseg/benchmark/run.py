@@ -36,7 +36,7 @@ def run(
     Args:
       cases: what to measure.
       output: path of the tables, without ending.
-      rounds: how often each contestant runs each pass.
+      rounds: turns of each contestant in each pass.
       peer_python: interpreter that has the peers; None is this one.
       say: takes lines of progress.
 
