@@ -28,9 +28,8 @@ RATE = 1e-5  # of AdamW, here and at the peers
 def _compiled(mode: str, function: Callable, args: tuple, **kwargs) -> tuple[Any, dict[str, float]]:
     """The program for `args` and what compiler and clock say of it."""
     start = time.perf_counter()
-    program = (
-        jax.jit(function, compiler_options=compiler_options(mode), **kwargs).lower(*args).compile()
-    )
+    jitted = jax.jit(function, compiler_options=compiler_options(mode), **kwargs)
+    program = jitted.lower(*args).compile()
     facts = {"compile_s": time.perf_counter() - start}
     memory = program.memory_analysis()
     if memory is not None:

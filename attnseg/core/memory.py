@@ -33,8 +33,10 @@ ARENA_MAX = -8
 ARENAS = 4
 STATM = "/proc/self/statm"
 CGROUP = "/proc/self/cgroup"
-LIMITS = {"": ("/sys/fs/cgroup", "memory.max")}  # by controller; version 2 has one for all
-LIMITS["memory"] = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+LIMITS = {  # by controller, of which version 2 names none
+    "": ("/sys/fs/cgroup", "memory.max"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+}
 SHARE = 0.3  # of the machine's memory; blocks that no longer fit their place may double it
 
 _keeping = False
