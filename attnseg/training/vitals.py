@@ -32,8 +32,13 @@ class Vitals:
     def __init__(self):
         self._before = _counter().total
 
+    @property
+    def compilations(self) -> int:
+        """Programs since, cached ones included."""
+        return _counter().total - self._before
+
     def read(self) -> dict[str, float]:
-        """``compilations`` since, cached ones included; ``rss_mb``: resident memory in MiB."""
+        """`compilations`; ``rss_mb``: resident memory in MiB."""
         resident = memory.resident_mb()
-        found = {"compilations": float(_counter().total - self._before)}
+        found = {"compilations": float(self.compilations)}
         return found if resident is None else {**found, "rss_mb": resident}

@@ -39,6 +39,24 @@ with memory.keep_freed():
 faults()
 print(faults())
 """
+HOLES = """
+import random
+from attnseg.core import memory
+
+def free():
+    return memory._libc().mallinfo2().fordblks - memory._libc().mallinfo2().keepcost
+
+random.seed(0)
+with memory.keep_freed():
+    blocks = [bytearray(random.randrange(2**11, 2**16)) for _ in range(8000)]
+    piece, end = bytearray(2**21), bytearray(2**18)
+    del blocks[::2], piece
+    left = free()
+    memory.set_holes_aside()
+    aside, found = free(), bytearray(2**21)
+    piece = free()
+print(left >> 20, aside >> 20, (aside - piece) >> 20, free() >> 20)
+"""
 
 pytestmark = pytest.mark.skipif(memory._libc() is None, reason="needs glibc")
 
@@ -67,6 +85,14 @@ def test_not_against_the_environment_nor_beside_an_accelerator(setting):
 def test_blocks_that_glibc_reuses_are_reused_afterwards():
     status, output = Children("ATTNSEG_KEPT").run("-c", FAULTS)
     assert status == 0 and int(output) < 2000, output
+
+
+@pytest.mark.skipif(not hasattr(memory._libc(), "mallinfo2"), reason="needs glibc 2.33")
+def test_small_holes_are_set_aside_and_large_ones_used():
+    status, output = Children("ATTNSEG_KEPT").run("-c", HOLES)
+    assert status == 0, output
+    left, aside, piece, after = map(int, output.split())
+    assert left > 120 and aside < 10 and piece == 2 and after > left - 10
 
 
 def test_the_limit_of_a_job(tmp_path, monkeypatch):
