@@ -18,8 +18,13 @@ from attnseg.training.evaluate import evaluate, jit_eval_step, to_device
 STEPS = 6
 LAYOUTS = {"1": (1, 1), "2": (2, 1), "8": (8, 1), "2 fsdp": (1, 2), "2 x 4 fsdp": (2, 4)}
 SMALL = {"model.backbone.depths": (1, 1, 1, 1)}
+# Narrow heads, too: of the millions of sums that a wide one gives to its ReLU, one or another is
+# zero but for rounding, and on which side of it decides about a pixel's share of the gradient.
 FAMILIES = {
-    "segformer": ("segformer_b0.py:folder", {"model.backbone.widths": (8, 16, 40, 64)}),
+    "segformer": (
+        "segformer_b0.py:folder",
+        {"model.backbone.widths": (8, 16, 40, 64), "model.head.width": 16},
+    ),
     "segnext": (
         "segnext_t.py:folder",
         {
