@@ -33,9 +33,9 @@ def _build(case: Case, who: str):
     return torch_side.build(case, compile_it=who == COMPILED)
 
 
-def _settings(who: str, mode: str) -> contextlib.AbstractContextManager:
-    """What `attnseg.recipe.train` runs in, for our training step."""
-    if who != OURS or mode != "train":
+def _settings(who: str) -> contextlib.AbstractContextManager:
+    """What `train`, `evaluate` and `predict` of `attnseg.recipe` run in."""
+    if who != OURS:
         return contextlib.nullcontext()
     from attnseg.core import memory
 
@@ -54,7 +54,7 @@ def main() -> None:
     who = sys.argv[2]
     start = time.perf_counter()
     try:
-        with _settings(who, "train"):
+        with _settings(who):
             runs, facts, parameters, device, peak = _build(case, who)
             for mode, run in runs.items():  # the first call may compile
                 begun = time.perf_counter()
@@ -70,7 +70,7 @@ def main() -> None:
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             answer({"facts": facts, "resident": resident, "peak": peak()})
             continue
-        with _settings(who, mode):
+        with _settings(who):
             runs[mode]()  # uncounted: the caches are full of what another process worked on
             seconds = []
             for _ in range(COUNTED):

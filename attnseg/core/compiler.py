@@ -1,4 +1,4 @@
-"""What XLA is asked for beyond its defaults."""
+"""What XLA is asked for beyond its defaults, and how many programs it has compiled."""
 
 from __future__ import annotations
 
@@ -27,3 +27,26 @@ def compiler_options(mode: str) -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # another version of XLA, without this option
         return {}
     return options
+
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class _Counter:
+    """Counts programs from the moment it is made."""
+
+    def __init__(self):
+        self.total = 0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, duration: float, **_) -> None:
+        self.total += event == _COMPILED
+
+
+# One for the whole process: JAX has no public way to take a listener off again.
+_counter = functools.cache(_Counter)
+
+
+def compilations() -> int:
+    """Programs compiled since this was first called, cached ones included."""
+    return _counter().total

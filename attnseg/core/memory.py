@@ -5,8 +5,8 @@ blocks in an arena for each thread, which looks like a leak that never ends; few
 after each checkpoint keep a run flat.
 
 Large blocks, on the other hand, it gives back to the system at once. On a CPU the memory of every
-training step is one such block, whose pages the system has to find and clear again at the next
-step; kept, it spares a fifth of the time. With one arena for all, though, what compiling leaves,
+program is one such block, whose pages the system has to find and clear again at the next step;
+kept, it spares a fifth of the time. With one arena for all, though, what compiling leaves,
 some 100,000 holes of as many sizes, is walked through at every allocation of a step, so they are
 set aside. On other systems these functions do nothing.
 """
@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from attnseg.core.compiler import compilations
 
 # <malloc.h>. Once any of them is set, glibc no longer raises its limits by what a program frees, so
 # that the ones to go back to are the highest that it would have come to.
@@ -45,6 +47,7 @@ SHARE = 0.3  # of the machine's memory; blocks that no longer fit their place ma
 
 _keeping = False
 _aside: list[int] = []
+_known = 0  # programs compiled when the holes were last set aside
 
 
 class _MallInfo2(ctypes.Structure):
@@ -101,6 +104,8 @@ def _only_cpu() -> bool:
 def keep_freed() -> Iterator[None]:
     """Keeps large blocks that are freed for the next one, if jax runs on a CPU.
 
+    Call `ease` between steps within.
+
     The first time, call it before jax starts its threads: only the arena of the first thread can
     be kept, which stays the only one. It is left alone where the environment has settings for
     glibc (``MALLOC_...``, ``GLIBC_TUNABLES``).
@@ -113,21 +118,22 @@ def keep_freed() -> Iterator[None]:
         libc.mallopt(MMAP_MAX, 0)
         libc.mallopt(TRIM_THRESHOLD, NEVER)
         _keeping = True
-        set_holes_aside()
+        _set_holes_aside()
     try:
         yield
     finally:
         give_back()
 
 
-def set_holes_aside() -> None:
-    """Keeps `HOLES` between blocks in use from being tried for new ones, within `keep_freed`.
+def _set_holes_aside() -> None:
+    """Keeps `HOLES` between blocks in use from being tried for new ones.
 
-    Call it after compiling, while nothing runs. Their pages go back to the system; larger pieces
-    stay in use.
+    Their pages go back to the system; larger pieces stay in use.
     """
+    global _known
+    _known = compilations()
     libc = _libc()
-    if libc is None or not _keeping or not hasattr(libc, "mallinfo2"):
+    if not hasattr(libc, "mallinfo2"):
         return
     libc.malloc_trim(0)
     end = libc.sbrk(0) - libc.mallinfo2().keepcost
@@ -159,9 +165,14 @@ def give_back() -> None:
 
 
 def ease() -> None:
-    """Ends `keep_freed` where this process holds more than `SHARE` of the machine's memory."""
+    """Ends `keep_freed` where this process holds more than `SHARE` of the machine's memory.
+
+    Also sets aside the holes that compiling has left since the last time.
+    """
     if _keeping and (resident_mb() or 0.0) > SHARE * _machine_mb():
         give_back()
+    if _keeping and _known != compilations():
+        _set_holes_aside()
 
 
 @functools.cache

@@ -26,8 +26,8 @@ _FOLD = 16  # products added in registers before they are reduced over pixels, a
 # Taps written out one by one in the kernel gradient. More run in a loop over rows: an eighth of
 # the time to compile.
 _UNROLLED_TAPS = 49
-# Taps written out in the shifted sum. In a loop over the kernel's rows 21x21 compiles in a second in
-# place of a quarter of an hour; 11x11 takes longer in one.
+# Taps written out in the shifted sum. More run in a loop over the rows of the kernel: 21x21 takes a
+# second to compile in place of a quarter of an hour. 11x11 would take longer.
 _SHIFTED_TAPS = 200
 _SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
 

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from attnseg.core import memory
 from attnseg.core.errors import UserError, check
 from attnseg.data import picture_size, read_picture
 from attnseg.infer import Predictor
@@ -43,6 +44,7 @@ class Report:
     table: Path | None = None
 
 
+@memory.keep_freed()
 def predict(
     load: Callable[[], Predictor],
     given: Sequence[str],
@@ -187,6 +189,7 @@ def _images(predictor, sizes, answers, report, refuse, bar) -> None:
 
 def _predicted(predictor, pictures: dict[Item, np.ndarray], probs: bool, refuse):
     """Pairs of item and prediction; an image that the network cannot take is refused."""
+    memory.ease()
     try:
         predictions = predictor.predict(list(pictures.values()), probs=probs)
     except UserError as error:
@@ -233,6 +236,7 @@ def _video(predictor, item, answers, report, refuse, bar, say) -> None:
         task = bar.add_task(item.path.name, total=frames.count or None)
         probs = "probs" in answers.kinds
         for part in _parts(frames, predictor.batch):
+            memory.ease()
             for prediction in predictor.predict(part, probs=probs):
                 answers.frame(item, number, frames.rate, prediction)
                 number += 1

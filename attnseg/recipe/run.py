@@ -214,6 +214,7 @@ def _silent(_: str) -> None:
     """For the processes of a job that do not speak."""
 
 
+@memory.keep_freed()
 def evaluate(
     config_or_workdir: ConfigDict | str | Path,
     *,

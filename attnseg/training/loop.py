@@ -208,7 +208,6 @@ class _Run:
         self.batch: Batch | None = None  # that `step` was given
         self.checked = False  # whether `metrics` have been looked at
         self.waited = 0.0  # seconds without data since the last line
-        self.compiled = 0  # programs that were, when last looked
 
     def begin(self) -> None:
         """Takes up the newest checkpoint, or starts."""
@@ -274,9 +273,6 @@ class _Run:
         """Waits for the step under way and looks whether it was finite."""
         jax.block_until_ready(self.metrics)
         memory.ease()
-        if self.compiled != self.vitals.compilations:
-            self.compiled = self.vitals.compilations
-            memory.set_holes_aside()
         if self.metrics is None or self.checked:
             return
         self.checked = True

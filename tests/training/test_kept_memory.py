@@ -52,7 +52,7 @@ with memory.keep_freed():
     piece, end = bytearray(2**21), bytearray(2**18)
     del blocks[::2], piece
     left = free()
-    memory.set_holes_aside()
+    memory._set_holes_aside()
     aside, found = free(), bytearray(2**21)
     piece = free()
 print(left >> 20, aside >> 20, (aside - piece) >> 20, free() >> 20)
