@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from attnseg.benchmark.cases import COMPILED, KERAS, OURS, Case
 
@@ -33,13 +34,16 @@ def _build(case: Case, who: str):
     return torch_side.build(case, compile_it=who == COMPILED)
 
 
-def _settings(who: str) -> contextlib.AbstractContextManager:
-    """What `train`, `evaluate` and `predict` of `attnseg.recipe` run in."""
+@contextlib.contextmanager
+def _settings(who: str) -> Iterator[Callable[[], None]]:
+    """What `train`, `evaluate` and `predict` of `attnseg.recipe` run in and call between steps."""
     if who != OURS:
-        return contextlib.nullcontext()
+        yield lambda: None
+        return
     from attnseg.core import memory
 
-    return memory.keep_freed()
+    with memory.keep_freed():
+        yield memory.ease
 
 
 def main() -> None:
@@ -51,15 +55,18 @@ def main() -> None:
     def answer(value: dict) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    who = sys.argv[2]
+    with _settings(sys.argv[2]) as ease:
+        _serve(case, sys.argv[2], answer, ease)
+
+
+def _serve(case: Case, who: str, answer: Callable[[dict], None], ease: Callable[[], None]) -> None:
     start = time.perf_counter()
     try:
-        with _settings(who):
-            runs, facts, parameters, device, peak = _build(case, who)
-            for mode, run in runs.items():  # the first call may compile
-                begun = time.perf_counter()
-                run()
-                facts.setdefault(mode, {}).setdefault("compile_s", time.perf_counter() - begun)
+        runs, facts, parameters, device, peak = _build(case, who)
+        for mode, run in runs.items():  # the first call may compile
+            begun = time.perf_counter()
+            run()
+            facts.setdefault(mode, {}).setdefault("compile_s", time.perf_counter() - begun)
     except Exception as error:  # reported as the row's result; the others go on
         answer({"error": f"{type(error).__name__}: {error}"[:300]})
         return
@@ -70,13 +77,13 @@ def main() -> None:
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             answer({"facts": facts, "resident": resident, "peak": peak()})
             continue
-        with _settings(who):
-            runs[mode]()  # uncounted: the caches are full of what another process worked on
-            seconds = []
-            for _ in range(COUNTED):
-                begun = time.perf_counter()
-                runs[mode]()
-                seconds.append(time.perf_counter() - begun)
+        ease()
+        runs[mode]()  # uncounted: the caches are full of what another process worked on
+        seconds = []
+        for _ in range(COUNTED):
+            begun = time.perf_counter()
+            runs[mode]()
+            seconds.append(time.perf_counter() - begun)
         answer({"seconds": seconds})
 
 
