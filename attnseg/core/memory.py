@@ -21,6 +21,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,13 +46,17 @@ HOLES = 2**10, 2**20  # bytes of those worth setting aside; glibc finds smaller 
 LARGEST = 2**28  # bytes of a piece of memory that is looked for
 SHARE = 0.3  # of the machine's memory; blocks that no longer fit their place may double it
 
+_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+_lock = threading.RLock()
+_depth = 0  # of `keep_freed` within another one
 _keeping = False
 _aside: list[int] = []
-_known = 0  # programs compiled when the holes were last set aside
+_known = -1  # programs compiled when the holes were last set aside
 
 
 class _MallInfo2(ctypes.Structure):
-    """Of the first arena; `keepcost`: free bytes at its end."""
+    """Of all arenas; `keepcost`: free bytes at the end of the first one."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -77,6 +82,8 @@ def _libc() -> ctypes.CDLL | None:
         library.free.restype = None
         library.sbrk.argtypes = [ctypes.c_ssize_t]
         library.sbrk.restype = ctypes.c_size_t
+        library.malloc_usable_size.argtypes = [ctypes.c_size_t]
+        library.malloc_usable_size.restype = ctypes.c_size_t
         if hasattr(library, "mallinfo2"):  # since 2.33
             library.mallinfo2.restype = _MallInfo2
         return library
@@ -104,64 +111,89 @@ def _only_cpu() -> bool:
 def keep_freed() -> Iterator[None]:
     """Keeps large blocks that are freed for the next one, if jax runs on a CPU.
 
-    Call `ease` between steps within.
-
-    The first time, call it before jax starts its threads: only the arena of the first thread can
-    be kept, which stays the only one. It is left alone where the environment has settings for
-    glibc (``MALLOC_...``, ``GLIBC_TUNABLES``).
+    Call `ease` between steps within. The first time, enter it before jax starts its threads: only
+    the arena of the first thread can be kept, which stays the only one. Memory is left alone where
+    the environment has settings for glibc or something in its place (``MALLOC_...``,
+    ``GLIBC_TUNABLES``, ``LD_PRELOAD``), and by a glibc before 2.33.
     """
-    global _keeping
-    libc = _libc()
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if libc is not None and not chosen and _only_cpu():
-        libc.mallopt(ARENA_MAX, 1)
-        libc.mallopt(MMAP_MAX, 0)
-        libc.mallopt(TRIM_THRESHOLD, NEVER)
-        _keeping = True
-        _set_holes_aside()
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _start_keeping()
     try:
         yield
     finally:
-        give_back()
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                give_back()
+
+
+def _start_keeping() -> None:
+    global _keeping
+    libc = _libc()
+    chosen = any(name.startswith(_SETTINGS) for name in os.environ)
+    if libc is None or not hasattr(libc, "mallinfo2") or chosen or not _only_cpu():
+        return
+    libc.mallopt(ARENA_MAX, 1)
+    libc.mallopt(MMAP_MAX, 0)
+    libc.mallopt(TRIM_THRESHOLD, NEVER)
+    _keeping = True
 
 
 def _set_holes_aside() -> None:
     """Keeps `HOLES` between blocks in use from being tried for new ones.
 
-    Their pages go back to the system; larger pieces stay in use.
+    What is free gives its pages back to the system, this once; larger pieces can be used again.
     """
     global _known
     _known = compilations()
     libc = _libc()
-    if not hasattr(libc, "mallinfo2"):
-        return
     libc.malloc_trim(0)
     end = libc.sbrk(0) - libc.mallinfo2().keepcost
     least, most = HOLES
-    size, pieces = float(LARGEST), []
-    while size >= least:  # from large to small, so that none is cut up for a smaller one
-        while block := libc.malloc(int(size)):
-            if block >= end:  # no hole is left of this size
-                libc.free(block)
-                break
-            (_aside if size < most else pieces).append(block)
-        size /= 2**0.25
-    for block in pieces:
-        libc.free(block)
+    size, pieces, small = float(LARGEST), [], []
+    try:
+        while size >= least:  # from large to small, so that none is cut up for a smaller one
+            while block := libc.malloc(int(size)):
+                if block >= end:  # no hole is left of this size
+                    libc.free(block)
+                    break
+                (small if size < most else pieces).append(block)
+            size /= 2**0.25
+    finally:
+        # What the steps in size left over of a large piece stays with it.
+        behind = {_next(libc, block) for block in pieces}
+        for block in sorted(small):
+            if block in behind:
+                behind.add(_next(libc, block))
+                pieces.append(block)
+            else:
+                _aside.append(block)
+        for block in pieces:
+            libc.free(block)
+
+
+def _next(libc: ctypes.CDLL, block: int) -> int:
+    """Where the block behind `block` is: between them lies the size of that one."""
+    return block + libc.malloc_usable_size(block) + ctypes.sizeof(ctypes.c_size_t)
 
 
 def give_back() -> None:
     """Ends `keep_freed`."""
-    global _keeping
+    global _keeping, _known
     libc = _libc()
-    if libc is not None and _keeping:
+    with _lock:
+        if libc is None or not _keeping:
+            return
         while _aside:
             libc.free(_aside.pop())
         libc.mallopt(MMAP_MAX, MMAPS)
         libc.mallopt(MMAP_THRESHOLD, MMAP_BYTES)
         libc.mallopt(TRIM_THRESHOLD, TRIM_BYTES)
         libc.malloc_trim(0)
-        _keeping = False
+        _keeping, _known = False, -1
 
 
 def ease() -> None:
@@ -169,10 +201,11 @@ def ease() -> None:
 
     Also sets aside the holes that compiling has left since the last time.
     """
-    if _keeping and (resident_mb() or 0.0) > SHARE * _machine_mb():
-        give_back()
-    if _keeping and _known != compilations():
-        _set_holes_aside()
+    with _lock:
+        if _keeping and (resident_mb() or 0.0) > SHARE * _machine_mb():
+            give_back()
+        if _keeping and _known != compilations():
+            _set_holes_aside()
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.batch_norm import batch_norm
+
 CONSTANTS = "constants"  # collection of untrained numbers that travel with loaded weights
 
 
@@ -60,22 +62,19 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         shift = jnp.zeros_like(bias) if shift is None else shift
-        y = x.astype(jnp.float32)
-        if train:
-            axes = tuple(range(x.ndim - 1))
+        dtype = self.dtype or x.dtype
+        if not train:
+            factor = jax.lax.rsqrt(var.value + self.epsilon) * scale
+            y = (x.astype(jnp.float32) - (mean.value - shift)) * factor + bias
+            return y.astype(dtype)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, dtype)
+        if not self.is_initializing():
             count = x.size // features
-            batch_mean = jnp.mean(y, axes)
-            batch_var = jnp.mean(jnp.square(y - batch_mean), axes)
-            if not self.is_initializing():
-                unbiased = batch_var * (count / max(count - 1, 1))
-                moved = jax.lax.stop_gradient(batch_mean + shift)
-                mean.value += self.momentum * (moved - mean.value)
-                var.value += self.momentum * (jax.lax.stop_gradient(unbiased) - var.value)
-        else:
-            batch_mean, batch_var = mean.value - shift, var.value
-        factor = jax.lax.rsqrt(batch_var + self.epsilon) * scale
-        y = (y - batch_mean) * factor + bias
-        return y.astype(self.dtype or x.dtype)
+            unbiased = batch_var * (count / max(count - 1, 1))
+            moved = jax.lax.stop_gradient(batch_mean + shift)
+            mean.value += self.momentum * (moved - mean.value)
+            var.value += self.momentum * (jax.lax.stop_gradient(unbiased) - var.value)
+        return y
 
 
 # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is large.

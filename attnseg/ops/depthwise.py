@@ -27,7 +27,7 @@ _FOLD = 16  # products added in registers before they are reduced over pixels, a
 # the time to compile.
 _UNROLLED_TAPS = 49
 # Taps written out in the shifted sum. More run in a loop over the rows of the kernel: 21x21 takes a
-# second to compile in place of a quarter of an hour. 11x11 would take longer.
+# second to compile in place of a quarter of an hour. 11x11 would run longer.
 _SHIFTED_TAPS = 200
 _SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
 
@@ -78,8 +78,8 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
         taps = jax.lax.dynamic_index_in_dim(kernel[:, :, 0], i, keepdims=False)
         return total + sum(below[:, :, j : j + w] * taps[j] for j in range(columns)), None
 
-    zero = jnp.zeros((x.shape[0], h + 1, w, x.shape[-1]), padded.dtype)
-    return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h]
+    zero = jnp.zeros((x.shape[0], h + 1, w, x.shape[-1]), _accumulator(x))
+    return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h].astype(x.dtype)
 
 
 def _fold(h: int) -> tuple[int, int]:

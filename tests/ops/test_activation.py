@@ -46,3 +46,15 @@ def test_gelu_is_the_exact_one(end, numbers, atol):
     x = np.linspace(-end, end, numbers)
     exact = [0.5 * v * (1 + math.erf(v / 2**0.5)) for v in x]
     np.testing.assert_allclose(gelu(jnp.float32(x)), exact, atol=atol)
+
+
+def test_the_gradient_of_gelu():
+    x = np.linspace(-50, 50, 2001)
+    exact = [
+        0.5 * (1 + math.erf(v / 2**0.5)) + v * math.exp(-v * v / 2) / (2 * math.pi) ** 0.5
+        for v in x
+    ]
+    _, vjp = jax.vjp(gelu, jnp.float32(x))
+    np.testing.assert_allclose(vjp(jnp.full(2001, 3.0))[0], 3 * np.array(exact), atol=3e-6)
+    kept = [leaf for leaf in jax.tree_util.tree_leaves(vjp) if leaf.size == x.size]
+    assert len(kept) == 1

@@ -47,15 +47,15 @@ def free():
     return memory._libc().mallinfo2().fordblks - memory._libc().mallinfo2().keepcost
 
 random.seed(0)
-with memory.keep_freed():
+with memory.keep_freed(), memory.keep_freed():
     blocks = [bytearray(random.randrange(2**11, 2**16)) for _ in range(8000)]
-    piece, end = bytearray(2**21), bytearray(2**18)
+    piece, end = bytearray(3 * 10**6), bytearray(2**18)
     del blocks[::2], piece
     left = free()
-    memory._set_holes_aside()
-    aside, found = free(), bytearray(2**21)
-    piece = free()
-print(left >> 20, aside >> 20, (aside - piece) >> 20, free() >> 20)
+    memory.ease()
+    aside, found = free(), bytearray(3 * 10**6)
+    piece = aside - free()
+print(left >> 20, aside, piece, free() >> 20)
 """
 
 pytestmark = pytest.mark.skipif(memory._libc() is None, reason="needs glibc")
@@ -92,7 +92,8 @@ def test_small_holes_are_set_aside_and_large_ones_used():
     status, output = Children("ATTNSEG_KEPT").run("-c", HOLES)
     assert status == 0, output
     left, aside, piece, after = map(int, output.split())
-    assert left > 120 and aside < 10 and piece == 2 and after > left - 10
+    # All that is left is the large hole, which the next block of its size fills.
+    assert left > 120 and 3 * 10**6 < piece <= aside < 6 * 10**6 and after > left - 10
 
 
 def test_the_limit_of_a_job(tmp_path, monkeypatch):
