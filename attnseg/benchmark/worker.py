@@ -55,8 +55,9 @@ def main() -> None:
     def answer(value: dict) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    with _settings(sys.argv[2]) as ease:
-        _serve(case, sys.argv[2], answer, ease)
+    who = sys.argv[2]
+    with _settings(who) as ease:
+        _serve(case, who, answer, ease)
 
 
 def _serve(case: Case, who: str, answer: Callable[[dict], None], ease: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ _CPU = {
     "infer": {_LIBRARY: "LIBRARY_FUSION_TYPE_REDUCE"},
     "train": {_LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
 }
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @functools.cache
@@ -27,9 +28,6 @@ def compiler_options(mode: str) -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # another version of XLA, without this option
         return {}
     return options
-
-
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class _Counter:

@@ -6,9 +6,9 @@ after each checkpoint keep a run flat.
 
 Large blocks, on the other hand, it gives back to the system at once. On a CPU the memory of every
 program is one such block, whose pages the system has to find and clear again at the next step;
-kept, it spares a fifth of the time. With one arena for all, though, what compiling leaves,
-some 100,000 holes of as many sizes, is walked through at every allocation of a step, so they are
-set aside. On other systems these functions do nothing.
+kept, it spares a fifth of the time. With one arena for all, though, every allocation of a step
+walks through what compiling leaves, some 100,000 holes of many sizes, so they are set aside. On
+other systems these functions do nothing.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class BatchNorm(nn.Module):
             unbiased = batch_var * (count / max(count - 1, 1))
             moved = jax.lax.stop_gradient(batch_mean + shift)
             mean.value += self.momentum * (moved - mean.value)
-            var.value += self.momentum * (jax.lax.stop_gradient(unbiased) - var.value)
+            var.value += self.momentum * (unbiased - var.value)
         return y
 
 

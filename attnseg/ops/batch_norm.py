@@ -14,13 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def _statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and variance [c] of [... c]; E[x^2] - E[x]^2 would lose digits of a large mean."""
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.mean(jnp.square(x - mean), axes)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
     x: Array, scale: Array, bias: Array, epsilon: float, dtype: jnp.dtype
@@ -40,8 +33,9 @@ def batch_norm(
 
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float, dtype: jnp.dtype):
-    wide = x.astype(jnp.float32)
-    mean, variance = _statistics(wide)
+    wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    variance = jnp.mean(jnp.square(wide - mean), axes)  # E[x^2] - E[x]^2 would lose digits
     factor = jax.lax.rsqrt(variance + epsilon)
     y = (wide - mean) * (factor * scale) + bias
     return (y.astype(dtype), mean, variance), (x, mean, factor, scale)

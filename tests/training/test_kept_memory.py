@@ -58,7 +58,8 @@ with memory.keep_freed(), memory.keep_freed():
 print(left >> 20, aside, piece, free() >> 20)
 """
 
-pytestmark = pytest.mark.skipif(memory._libc() is None, reason="needs glibc")
+keeps = hasattr(memory._libc(), "mallinfo2")
+pytestmark = pytest.mark.skipif(not keeps, reason="needs glibc 2.33")
 
 
 def held(share, **environment):
@@ -87,7 +88,6 @@ def test_blocks_that_glibc_reuses_are_reused_afterwards():
     assert status == 0 and int(output) < 2000, output
 
 
-@pytest.mark.skipif(not hasattr(memory._libc(), "mallinfo2"), reason="needs glibc 2.33")
 def test_small_holes_are_set_aside_and_large_ones_used():
     status, output = Children("ATTNSEG_KEPT").run("-c", HOLES)
     assert status == 0, output
