@@ -2,16 +2,19 @@
 
 python launch/benchmark.py --suite=cpu|gpu|operators|memory [--output=NAME]
 python launch/benchmark.py --model=segformer_b0 --size=512 --batch=2 --peers=torch,keras
+python launch/benchmark.py --model=segnext_l --batch=16 --dtype=bfloat16 --compile_for=h100
 
 Every contestant has a process of its own; they run in alternation, never two at a time. Peers
-need `pip install 'attnseg[peers]'`, here or in the environment of --peer_python.
+need `pip install 'attnseg[peers]'`, here or in the environment of --peer_python. --compile_for
+runs nothing: it tells what memory the programs take on a GPU that need not be here.
 """
 
 import argparse
 from pathlib import Path
 
 from attnseg.benchmark import cases
-from attnseg.benchmark.run import run
+from attnseg.benchmark.run import compile_for, run
+from attnseg.benchmark.targets import TARGETS
 from attnseg.core.errors import UserError, check
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -25,6 +28,7 @@ parser.add_argument("--peers", default="torch", help="of torch, torch.compile, k
 parser.add_argument("--only", default="", help="cases of the suite whose title has this in it")
 parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each pass")
 parser.add_argument("--peer_python", help="interpreter that has the peers installed")
+parser.add_argument("--compile_for", help=f"a GPU: {', '.join(TARGETS)}; memory only, none needed")
 parser.add_argument("--output", default="benchmark", help="path of the .md and .json, no ending")
 
 
@@ -38,7 +42,10 @@ def main(options):
         numbers = (options.size, options.batch, options.classes, options.dtype, options.peers)
         chosen = cases.single(options.model, *numbers)
     output = Path(options.output)
-    table = run(chosen, output, rounds=options.rounds, peer_python=options.peer_python)
+    if options.compile_for:
+        table = compile_for(chosen, options.compile_for, output)
+    else:
+        table = run(chosen, output, rounds=options.rounds, peer_python=options.peer_python)
     print(f"\n{table.read_text(encoding='utf-8')}\nwrote {table}")
 
 

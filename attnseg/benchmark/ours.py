@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import SingleDeviceSharding
 
-from attnseg.benchmark import operators
+from attnseg.benchmark import operators, targets
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
 from attnseg.core.compiler import compiler_options
 from attnseg.core.types import IMAGE, IMAGENET, LABEL, LOGITS, MASK
@@ -25,11 +26,19 @@ from attnseg.training.step import make_train_step
 RATE = 1e-5  # of AdamW, here and at the peers
 
 
-def _compiled(mode: str, function: Callable, args: tuple, **kwargs) -> tuple[Any, dict[str, float]]:
-    """The program for `args` and what compiler and clock say of it."""
+def _compiled(
+    mode: str, function: Callable, args: tuple, target: jax.Device | None = None, **kwargs
+) -> tuple[Any, dict[str, float]]:
+    """The program for `args`, here or for `target`, and what compiler and clock say of it."""
     start = time.perf_counter()
-    jitted = jax.jit(function, compiler_options=compiler_options(mode), **kwargs)
-    program = jitted.lower(*args).compile()
+    options = compiler_options(mode)
+    if target is not None:
+        place = SingleDeviceSharding(target)
+        args = jax.tree_util.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args
+        )
+        options, kwargs = targets.OPTIONS, {**kwargs, "out_shardings": place}
+    program = jax.jit(function, compiler_options=options, **kwargs).lower(*args).compile()
     facts = {"compile_s": time.perf_counter() - start}
     memory = program.memory_analysis()
     if memory is not None:
@@ -41,8 +50,11 @@ def _compiled(mode: str, function: Callable, args: tuple, **kwargs) -> tuple[Any
     return program, facts
 
 
-def network(case: Case, *, compile_only: bool = False):
+def network(case: Case, target: jax.Device | None = None):
     """Forward pass and training step (augmentation off) of a model.
+
+    Args:
+      target: a GPU that is not here, see `targets`; the programs are compiled for it, not run.
 
     Returns:
       ``{mode: callable that runs and waits}``, ``{mode: facts}``, number of parameters.
@@ -82,11 +94,12 @@ def network(case: Case, *, compile_only: bool = False):
         return model.apply(variables, task.inputs(images), train=False)[LOGITS]
 
     like = jax.eval_shape(init, jax.random.key(0))
-    train, train_facts = _compiled("train", step, (like, batch), donate_argnums=0)
+    train, train_facts = _compiled("train", step, (like, batch), target, donate_argnums=0)
+    infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]), target)
     count = sum(x.size for x in jax.tree_util.tree_leaves(like.params))
-    if compile_only:
-        return {}, {"train": train_facts}, count
-    infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]))
+    facts = {"infer": infer_facts, "train": train_facts}
+    if target is not None:
+        return {}, facts, count
     state = [jax.jit(init)(jax.random.key(0))]
 
     def run_train() -> None:
@@ -97,10 +110,10 @@ def network(case: Case, *, compile_only: bool = False):
         jax.block_until_ready(infer(state[0], batch[IMAGE]))
 
     runs = {"infer": run_infer, "train": run_train}
-    return runs, {"infer": infer_facts, "train": train_facts}, count
+    return runs, facts, count
 
 
-def operator(case: Case):
+def operator(case: Case, target: jax.Device | None = None):
     """Forward pass, and forward with gradients, of an operator; as `network`."""
     function = operators.FUNCTIONS[case.name]
     keys = jax.random.split(jax.random.key(0), 8)
@@ -109,21 +122,22 @@ def operator(case: Case):
         for key, shape in zip(keys, shapes(case), strict=False)
     )
     seed = jnp.ones(jax.eval_shape(function, *args).shape, case.dtype)
-    infer, infer_facts = _compiled("infer", function, args)
+    infer, infer_facts = _compiled("infer", function, args, target)
     both = operators.forward_and_gradient(function)
-    train, train_facts = _compiled("train", both, (seed, *args))
+    train, train_facts = _compiled("train", both, (seed, *args), target)
+    facts = {"infer": infer_facts, "train": train_facts}
+    if target is not None:
+        return {}, facts, 0
     runs = {
         "infer": lambda: jax.block_until_ready(infer(*args)),
         "train": lambda: jax.block_until_ready(train(seed, *args)),
     }
-    return runs, {"infer": infer_facts, "train": train_facts}, 0
+    return runs, facts, 0
 
 
-def build(case: Case, **kwargs):
+def build(case: Case, target: jax.Device | None = None):
     """`operator` or `network`, by the case's name."""
-    if case.name in OPERATORS:
-        return operator(case)
-    return network(case, **kwargs)
+    return (operator if case.name in OPERATORS else network)(case, target)
 
 
 def device() -> str:

@@ -76,3 +76,23 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
         ours = firsts.get(record["title"])
         lines += [_row(record, ours, mode, limits) for mode in MODES if record.get(mode)]
     return "\n".join(lines) + "\n"
+
+
+def memory_table(records: list[dict], heading: str) -> str:
+    """A heading and a row for each case and pass: XLA's account of the memory, in megabytes (1e6).
+
+    ``memory`` is arguments, results and temporaries together, ``temporaries`` the part that lives
+    during the program only.
+    """
+    lines = [heading, ""]
+    lines += ["| case | parameters (M) | pass | memory (MB) | temporaries (MB) | compile (s) |"]
+    lines += ["|---|---|---|---|---|---|"]
+    lines += [
+        f"| {record['title']} | "
+        + (f"{record['parameters'] / 1e6:.2f}" if record["parameters"] else "")
+        + f" | {mode} | {facts['memory'] / 1e6:,.0f} | {facts['temporary'] / 1e6:,.0f} | "
+        f"{facts['compile_s']:.1f} |"
+        for record in records
+        for mode, facts in record["facts"].items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -9,7 +9,9 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from attnseg.benchmark import report, roofline
+import jax
+
+from attnseg.benchmark import ours, report, roofline, targets
 from attnseg.benchmark.cases import Case
 from attnseg.benchmark.contest import run_case
 
@@ -18,7 +20,40 @@ def _heading(records: list[dict]) -> str:
     devices = dict.fromkeys(r["device"] for r in records if "device" in r)
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     place = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return f"{'; '.join(devices)}; {place}; {day}."
+    return f"{'; '.join([*devices, place, day])}."
+
+
+def compile_for(
+    cases: list[Case], name: str, output: Path, *, say: Callable[[str], None] = print
+) -> Path:
+    """Compiles the cases for a GPU that need not be here, and writes ``OUTPUT.md`` and ``.json``.
+
+    Args:
+      cases: what to compile; ours alone, whatever the peers.
+      name: a name of `targets.TARGETS`.
+      output: path of the tables, without ending.
+      say: takes lines of progress.
+
+    Returns:
+      The path of the table, with XLA's account of each program's memory.
+
+    Raises:
+      UserError: an unknown GPU, or JAX without CUDA.
+    """
+    device = targets.target(name)
+    records: list[dict] = []
+    output.parent.mkdir(parents=True, exist_ok=True)
+    table = output.with_suffix(".md")
+    for index, case in enumerate(cases, start=1):
+        say(f"{index}/{len(cases)} {case.title}")
+        _, facts, parameters = ours.build(case, device)
+        records.append({"title": case.title, "facts": facts, "parameters": parameters})
+        about = f"compiled for {device.device_kind}, jax {jax.__version__}, on"
+        heading = f"{about} {_heading([])}"
+        table.write_text(report.memory_table(records, heading), encoding="utf-8")
+        saved = {"heading": heading, "records": records}
+        output.with_suffix(".json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    return table
 
 
 def run(

@@ -4,7 +4,8 @@ XLA runs grouped convolution on the CPU through a generic loop. Three ways aroun
 same arithmetic up to the order of the sums:
 
 - forward and gradient of the input: shifted multiply-adds, one vectorised pass;
-- gradient of the kernel: sums of products for each tap, some rows at a time;
+- gradient of the kernel: the taps' products with one pixel after the other, a tile at a time;
+- both some channels at a time, where a pixel's neighbourhood is too large for the nearest cache;
 - where the grid is so small that most taps meet padding: a matrix for each channel.
 
 Other platforms use XLA's grouped convolution.
@@ -13,6 +14,7 @@ Other platforms use XLA's grouped convolution.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +24,16 @@ from jax import Array
 from attnseg.ops.platforms import is_plain
 from attnseg.ops.resize import is_static
 
-_FOLD = 16  # products added in registers before they are reduced over pixels, at least
-# Taps written out one by one in the kernel gradient. More run in a loop over rows: an eighth of
-# the time to compile.
-_UNROLLED_TAPS = 49
+_TILE = 64  # products written out in the kernel gradient
 # Taps written out in the shifted sum. More run in a loop over the rows of the kernel: 21x21 takes a
 # second to compile in place of a quarter of an hour. 11x11 would run longer.
 _SHIFTED_TAPS = 200
+_ACCUMULATORS = 4  # sums that make up a sum of taps: one alone waits for each of its additions
+# Channels worked on at a time: in the kernel gradient, and in the sum so many that a kernel of them
+# takes this many bytes. Kernels of fewer taps lose more by the scattered accesses than they gain.
+_GRADIENT_BLOCK = 16
+_KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
+_TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 _SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
 
 
@@ -59,6 +64,29 @@ def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
     return jax.linear_transpose(lambda k: _grouped_conv(x, k), kernel)(grad)[0]
 
 
+def _block(channels: int, most: int) -> int:
+    """The largest part of the channels, up to `most`, that fills vectors; all if there is none."""
+    return max((b for b in range(8, most + 1, 8) if channels % b == 0), default=channels)
+
+
+def _by_block(function: Callable[..., Array], block: int, like: Array, *arrays: Array) -> Array:
+    """``function(*arrays)``, for `block` of the channels, the last axis of all, at a time."""
+    channels = like.shape[-1]
+    if block >= channels:
+        return function(*arrays)
+
+    def part(index: Array, out: Array) -> Array:
+        start = index * block
+        parts = [jax.lax.dynamic_slice_in_dim(a, start, block, axis=-1) for a in arrays]
+        return jax.lax.dynamic_update_slice_in_dim(out, function(*parts), start, axis=-1)
+
+    return jax.lax.fori_loop(0, channels // block, part, jnp.zeros_like(like))
+
+
+def _sum(terms: Sequence[Array]) -> Array:
+    return sum(sum(terms[i::_ACCUMULATORS]) for i in range(min(_ACCUMULATORS, len(terms))))
+
+
 def _shift_and_add(x: Array, kernel: Array) -> Array:
     _, h, w, _ = x.shape
     rows, columns = kernel.shape[:2]
@@ -66,75 +94,71 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
     # sum into a fusion of its matrix library, for which it would write out every moved map.
     padded = jnp.pad(_pad(x, kernel), [(0, 0), (0, 1), (0, 0), (0, 0)])
     if rows * columns <= _SHIFTED_TAPS:
-        total = sum(
+        terms = [
             padded[:, i : i + h + 1, j : j + w] * kernel[i, j, 0]
             for i in range(rows)
             for j in range(columns)
-        )
-        return total[:, :h]
+        ]
+        return _sum(terms)[:, :h]
 
     def add(total: Array, i: Array) -> tuple[Array, None]:
         below = jax.lax.dynamic_slice_in_dim(padded, i, h + 1, axis=1)
         taps = jax.lax.dynamic_index_in_dim(kernel[:, :, 0], i, keepdims=False)
-        return total + sum(below[:, :, j : j + w] * taps[j] for j in range(columns)), None
+        return total + _sum([below[:, :, j : j + w] * taps[j] for j in range(columns)]), None
 
     zero = jnp.zeros((x.shape[0], h + 1, w, x.shape[-1]), _accumulator(x))
     return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h].astype(x.dtype)
 
 
-def _fold(h: int) -> tuple[int, int]:
-    """Examples and rows of each of which the products are added before anything is reduced.
+def _tile(h: int, w: int, rows: int, columns: int) -> tuple[int, int]:
+    """Sides of the tiles of an h x w grid in which a kernel's gradient is summed.
 
-    Sixteen to twenty or so: with fewer than sixteen XLA's loop is not vectorised, far more find
-    no registers. Rows beyond `h` are zeros, so as few as can be.
+    Up to `_TILE` pixels, with as little beyond the edge, and as little read twice, as can be.
     """
-    if h <= 12:
-        return -(-_FOLD // h), h
-    return 1, min(range(_FOLD, _FOLD + 5), key=lambda rows: (-(-h // rows) * rows, rows))
+    sides = [
+        (a, b)
+        for a in range(1, min(h, _TILE) + 1)
+        for b in range(1, min(w, _TILE // a) + 1)
+        if a * b >= min(_TILE // 4, h * w)
+    ]
+
+    def cost(side: tuple[int, int]) -> int:
+        a, b = side
+        # A number read takes as long as four products, beginning a row as long as eight numbers.
+        read = (a + rows - 1) * (b + columns - 1 + 8)
+        return -(-h // a) * -(-w // b) * (4 * read + a * b * rows * columns)
+
+    return min(sides, key=cost)
 
 
-def _kernel_gradient_rows(x: Array, grad: Array, kernel: Array) -> Array:
-    """Sums over pixels of ``x`` moved by each tap times ``grad``, some rows at a time.
+def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
+    """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
 
-    The products of rows are added elementwise, contiguous and in registers, and what is left, one
-    row, is summed by a product with ones. The rows stay in the cache for all taps.
+    All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
+    it has pixels, each times one number of `grad` a channel, with nothing to reduce.
     """
     n, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
-    examples, fold = _fold(h)
-    bands = -(-h // fold)
-    beyond = [(0, -n % examples), (0, bands * fold - h), (0, 0), (0, 0)]
+    a, b = _tile(h, w, rows, columns)
+    down, across = -(-h // a), -(-w // b)
+    beyond = [(0, 0), (0, down * a - h), (0, across * b - w), (0, 0)]
     padded, grad = jnp.pad(_pad(x, kernel), beyond), jnp.pad(grad, beyond)
-    ones = jnp.ones((w,), x.dtype)
+    dtype = _accumulator(x)
 
-    def tap(part: Array, part_grad: Array, i: int, j: int) -> Array:
-        total = sum(
-            part[e, i + r, j : j + w] * part_grad[e, r]
-            for e in range(examples)
-            for r in range(fold)
-        )
-        return jnp.matmul(ones, total, precision="highest", preferred_element_type=_accumulator(x))
+    def tile(carry: Array, index: Array) -> tuple[Array, None]:
+        place = index % (down * across)
+        start = (index // (down * across), place // across * a, place % across * b, 0)
+        around = jax.lax.dynamic_slice(padded, start, (1, a + rows - 1, b + columns - 1, c))
+        part = jax.lax.dynamic_slice(grad, start, (1, a, b, c))
+        around, part = around[0].astype(dtype), part[0].astype(dtype)
+        terms = [
+            around[i : i + rows, j : j + columns] * part[i, j] for i in range(a) for j in range(b)
+        ]
+        return carry + _sum(terms), None
 
-    def piece(carry: Array, index: Array) -> tuple[Array, None]:
-        start = (index // bands * examples, index % bands * fold, 0, 0)
-        shape = (examples, fold + rows - 1, w + columns - 1, c)
-        part = jax.lax.dynamic_slice(padded, start, shape)
-        part_grad = jax.lax.dynamic_slice(grad, start, (examples, fold, w, c))
-
-        def row(i: Array) -> Array:
-            moved = jax.lax.dynamic_slice_in_dim(part, i, fold, axis=1)
-            return jnp.stack([tap(moved, part_grad, 0, j) for j in range(columns)])
-
-        if rows * columns <= _UNROLLED_TAPS:
-            taps = [tap(part, part_grad, i, j) for i in range(rows) for j in range(columns)]
-            taps = jnp.stack(taps)
-        else:
-            taps = jax.lax.map(row, jnp.arange(rows))
-        return carry + taps.reshape(kernel.shape), None
-
-    zero = jnp.zeros(kernel.shape, _accumulator(x))
-    pieces = jnp.arange(padded.shape[0] // examples * bands)
-    return jax.lax.scan(piece, zero, pieces)[0].astype(kernel.dtype)
+    zero = jnp.zeros((rows, columns, c), dtype)
+    total = jax.lax.scan(tile, zero, jnp.arange(n * down * across))[0]
+    return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 @functools.lru_cache(maxsize=64)
@@ -194,13 +218,43 @@ def _pays_as_matrix(x: Array, kernel: Array) -> bool:
     return pixels <= _SMALL_GRID and pixels <= 2 * taps and n * taps >= 8 * pixels
 
 
+def _turned(x: Array, kernel: Array) -> Array:
+    """The convolution with a column as one with a row, an example at a time."""
+
+    def one(x: Array) -> Array:
+        out = _shift_and_add(jnp.swapaxes(x, 0, 1)[None], jnp.swapaxes(kernel, 0, 1))
+        return jnp.swapaxes(out[0], 0, 1)
+
+    return jax.lax.map(one, x)
+
+
+def _apart(x: Array, kernel: Array) -> Array:
+    """`_shift_and_add` in a branch that is always taken.
+
+    XLA would draw it into the writing of its block, which it gives one thread.
+    """
+    taken = kernel.ravel()[0] * 0 != 1  # of NaN and infinity as well
+    return jax.lax.cond(taken, _shift_and_add, lambda x, _: jnp.zeros_like(x), x, kernel)
+
+
 def _forward_cpu(x: Array, kernel: Array) -> Array:
-    return (_matrix_conv if _pays_as_matrix(x, kernel) else _shift_and_add)(x, kernel)
+    if _pays_as_matrix(x, kernel):
+        return _matrix_conv(x, kernel)
+    rows, columns, _, channels = kernel.shape
+    if columns == 1 and rows > _TALL and is_static(x.shape[0]):
+        return _turned(x, kernel)
+    taps = rows * columns
+    block = _block(channels, _KERNEL_BYTES // 4 // taps) if taps >= _BLOCKED_TAPS else channels
+    if block >= channels:
+        return _shift_and_add(x, kernel)
+    return _by_block(_apart, block, x, x, kernel)
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    matrix = _pays_as_matrix(x, kernel)
-    return (_kernel_gradient_matrix if matrix else _kernel_gradient_rows)(x, grad, kernel)
+    if _pays_as_matrix(x, kernel):
+        return _kernel_gradient_matrix(x, grad, kernel)
+    block = _block(kernel.shape[-1], _GRADIENT_BLOCK)
+    return _by_block(_kernel_gradient_tiles, block, kernel, x, grad, kernel)
 
 
 # What each platform runs, by measurement (docs/performance.md).

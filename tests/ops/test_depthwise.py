@@ -8,7 +8,8 @@ import pytest
 from attnseg.ops import depthwise
 from attnseg.ops.depthwise import depthwise_conv
 
-# Every size of kernel the models have; small grids with many taps go by matrices.
+# Every size of kernel the models have; small grids with many taps go by matrices, many channels by
+# blocks of them.
 SHAPES = [
     ((2, 9, 13, 6), (3, 3)),
     ((5, 8, 8, 4), (5, 5)),
@@ -25,6 +26,9 @@ SHAPES = [
     ((1, 6, 24, 2), (1, 21)),
     ((1, 33, 4, 2), (21, 1)),
     ((2, 10, 9, 2), (21, 21)),
+    ((1, 9, 10, 64), (7, 7)),
+    ((2, 11, 8, 48), (3, 3)),
+    ((1, 5, 70, 24), (5, 1)),
 ]
 
 
@@ -93,7 +97,7 @@ def test_every_way_agrees(shape, size):
     for way in (depthwise._shift_and_add, depthwise._matrix_conv):
         np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
     expected = depthwise._kernel_gradient_conv(x, grad, kernel)
-    for way in (depthwise._kernel_gradient_rows, depthwise._kernel_gradient_matrix):
+    for way in (depthwise._kernel_gradient_tiles, depthwise._kernel_gradient_matrix):
         np.testing.assert_allclose(way(x, grad, kernel), expected, atol=1e-4)
 
 
