@@ -1,13 +1,15 @@
 """Cases, processes and tables of the benchmark."""
 
+import importlib.util
 import json
 
+import jax
 import pytest
 
 import attnseg
-from attnseg.benchmark import cases, contest, operators, report, roofline, worker
+from attnseg.benchmark import cases, contest, operators, ours, report, roofline, targets, worker
 from attnseg.benchmark.cases import KERAS, OURS, TORCH, Case
-from attnseg.benchmark.run import run
+from attnseg.benchmark.run import compile_for, run
 from attnseg.core.errors import UserError
 
 TINY = Case("depthwise", (4, 5), 2, 3, kernel=(3, 3), peers=())
@@ -55,6 +57,28 @@ def test_one_operator_from_process_to_table(tmp_path, monkeypatch):
     assert record["facts"]["train"]["memory"] > 0 and record["facts"]["infer"]["flops"] > 0
     rows = [line for line in table.read_text().splitlines() if line.startswith("| depthwise")]
     assert len(rows) == 2 and all(row.count("|") == report.HEADER.count("|") for row in rows)
+
+
+def test_compiling_for_another_device_runs_nothing_and_tells_memory(tmp_path, monkeypatch):
+    here = jax.devices()[0]  # a GPU's compiler is not among what the tests need
+    monkeypatch.setattr(targets, "target", lambda name: here)
+    case = Case("spatial_reduction", (16, 16), 2, 8, peers=())
+    runs, facts, _ = ours.build(case, here)
+    assert not runs
+    for mode, there in ours.build(case)[1].items():
+        assert facts[mode]["memory"] == there["memory"] > facts[mode]["temporary"]
+    table = compile_for([case], "h100", tmp_path / "out" / "tables", say=lambda line: None)
+    rows = [line for line in table.read_text().splitlines() if line.startswith(f"| {case.title}")]
+    assert [row.split("|")[3].strip() for row in rows] == ["infer", "train"]
+    (saved,) = json.loads((tmp_path / "out" / "tables.json").read_text())["records"]
+    assert saved["facts"]["train"]["memory"] == facts["train"]["memory"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX has CUDA")
+@pytest.mark.parametrize(("name", "said"), [("h200", "a100, h100"), ("h100", r"attnseg\[cuda12\]")])
+def test_a_gpu_that_cannot_be_compiled_for_is_refused(name, said):
+    with pytest.raises(UserError, match=said):
+        targets.target(name)
 
 
 def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():
