@@ -6,7 +6,8 @@ python launch/benchmark.py --model=segnext_l --batch=16 --dtype=bfloat16 --compi
 
 Every contestant has a process of its own; they run in alternation, never two at a time. Peers
 need `pip install 'attnseg[peers]'`, here or in the environment of --peer_python. --compile_for
-runs nothing: it tells what memory the programs take on a GPU that need not be here.
+times nothing and asks no peers: it tells what memory our programs take on a GPU that need not be
+here.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main(options):
         numbers = (options.size, options.batch, options.classes, options.dtype, options.peers)
         chosen = cases.single(options.model, *numbers)
     output = Path(options.output)
-    if options.compile_for:
+    if options.compile_for is not None:
         table = compile_for(chosen, options.compile_for, output)
     else:
         table = run(chosen, output, rounds=options.rounds, peer_python=options.peer_python)

@@ -87,12 +87,13 @@ def memory_table(records: list[dict], heading: str) -> str:
     lines = [heading, ""]
     lines += ["| case | parameters (M) | pass | memory (MB) | temporaries (MB) | compile (s) |"]
     lines += ["|---|---|---|---|---|---|"]
-    lines += [
-        f"| {record['title']} | "
-        + (f"{record['parameters'] / 1e6:.2f}" if record["parameters"] else "")
-        + f" | {mode} | {facts['memory'] / 1e6:,.0f} | {facts['temporary'] / 1e6:,.0f} | "
-        f"{facts['compile_s']:.1f} |"
-        for record in records
-        for mode, facts in record["facts"].items()
-    ]
+    for record in records:
+        count = f"{record['parameters'] / 1e6:.2f}" if record["parameters"] else ""
+        if "error" in record:
+            lines.append(f"| {record['title']} | {count} | {record['error']} | | | |")
+        for mode, facts in record["facts"].items():
+            kinds = (facts.get("memory"), facts.get("temporary"))
+            sizes = " | ".join("" if size is None else f"{size / 1e6:,.0f}" for size in kinds)
+            seconds = facts["compile_s"]
+            lines.append(f"| {record['title']} | {count} | {mode} | {sizes} | {seconds:.1f} |")
     return "\n".join(lines) + "\n"

@@ -46,8 +46,13 @@ def compile_for(
     table = output.with_suffix(".md")
     for index, case in enumerate(cases, start=1):
         say(f"{index}/{len(cases)} {case.title}")
-        _, facts, parameters = ours.build(case, device)
-        records.append({"title": case.title, "facts": facts, "parameters": parameters})
+        record = {"title": case.title, "facts": {}, "parameters": 0}
+        records.append(record)
+        try:
+            _, record["facts"], record["parameters"] = ours.build(case, device)
+        except Exception as error:  # told in the row; the others go on
+            record["error"] = f"{type(error).__name__}: {error}"[:300]
+            say(f"  {record['error']}")
         about = f"compiled for {device.device_kind}, jax {jax.__version__}, on"
         heading = f"{about} {_heading([])}"
         table.write_text(report.memory_table(records, heading), encoding="utf-8")

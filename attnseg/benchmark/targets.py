@@ -1,7 +1,8 @@
 """GPUs that a program can be compiled for where there is none.
 
 XLA needs a description of the GPU and its CUDA compiler (`pip install 'attnseg[cuda12]'`), not the
-GPU. What it says of the program's memory is what it says where the GPU is; nothing is run.
+GPU. The account of a program's memory leaves out the scratch memory of algorithms that are chosen
+by trial where the GPU is.
 """
 
 from __future__ import annotations
@@ -71,12 +72,15 @@ OPTIONS = {"xla_gpu_autotune_level": 0}
 def target(name: str) -> jax.Device:
     """A device to compile for, and for nothing else.
 
+    What JAX runs in this process runs on the CPU from then on: a CUDA that finds no GPU gives up.
+
     Args:
       name: a name of `TARGETS`.
 
     Raises:
       UserError: there is no such GPU here, or JAX is installed without CUDA.
     """
+    jax.config.update("jax_platforms", "cpu")
     description = _DESCRIPTION.format(**lookup(TARGETS, name, "GPU to compile for"))
     try:
         found = topologies.get_topology_desc(

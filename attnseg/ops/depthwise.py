@@ -1,12 +1,13 @@
 """Depthwise convolution with its own gradient.
 
-XLA runs grouped convolution on the CPU through a generic loop. Three ways around it, all of the
-same arithmetic up to the order of the sums:
+XLA runs grouped convolution on the CPU through a generic loop. In its place, all of the same
+arithmetic up to the order of the sums:
 
-- forward and gradient of the input: shifted multiply-adds, one vectorised pass;
+- forward and gradient of the input: shifted multiply-adds in one vectorised pass; in blocks of
+  channels where a neighbourhood is too large for the nearest cache, and over the map turned round
+  where the kernel is a column;
 - gradient of the kernel: the taps' products with one pixel after the other, a tile at a time;
-- both some channels at a time, where a pixel's neighbourhood is too large for the nearest cache;
-- where the grid is so small that most taps meet padding: a matrix for each channel.
+- forward on so small a grid that most taps meet padding: a matrix for each channel.
 
 Other platforms use XLA's grouped convolution.
 """
@@ -34,7 +35,6 @@ _ACCUMULATORS = 4  # sums that make up a sum of taps: one alone waits for each o
 _GRADIENT_BLOCK = 16
 _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
 _TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
-_SMALL_GRID = 64  # pixels up to which a matrix for each channel is faster
 
 
 def _same_padding(kernel: Array) -> list[tuple[int, int]]:
@@ -113,13 +113,14 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
 def _tile(h: int, w: int, rows: int, columns: int) -> tuple[int, int]:
     """Sides of the tiles of an h x w grid in which a kernel's gradient is summed.
 
-    Up to `_TILE` pixels, with as little beyond the edge, and as little read twice, as can be.
+    Up to `_TILE` pixels, with as little beyond the edge, and as little read twice, as can be; two
+    tiles at least, since XLA computes the padding anew for each tap where there is no loop.
     """
     sides = [
         (a, b)
         for a in range(1, min(h, _TILE) + 1)
         for b in range(1, min(w, _TILE // a) + 1)
-        if a * b >= min(_TILE // 4, h * w)
+        if a * b >= min(_TILE // 4, h * w // 4) and (a * b < h * w or h * w == 1)
     ]
 
     def cost(side: tuple[int, int]) -> int:
@@ -135,7 +136,7 @@ def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
     """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
 
     All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
-    it has pixels, each times one number of `grad` a channel, with nothing to reduce.
+    it has pixels, each times one number of `grad` a channel. Examples are added at the end.
     """
     n, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
@@ -145,20 +146,21 @@ def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
     padded, grad = jnp.pad(_pad(x, kernel), beyond), jnp.pad(grad, beyond)
     dtype = _accumulator(x)
 
-    def tile(carry: Array, index: Array) -> tuple[Array, None]:
-        place = index % (down * across)
-        start = (index // (down * across), place // across * a, place % across * b, 0)
-        around = jax.lax.dynamic_slice(padded, start, (1, a + rows - 1, b + columns - 1, c))
-        part = jax.lax.dynamic_slice(grad, start, (1, a, b, c))
-        around, part = around[0].astype(dtype), part[0].astype(dtype)
+    def tile(carry: Array, place: Array) -> tuple[Array, None]:
+        start = (0, place // across * a, place % across * b, 0)
+        around = jax.lax.dynamic_slice(padded, start, (n, a + rows - 1, b + columns - 1, c))
+        part = jax.lax.dynamic_slice(grad, start, (n, a, b, c)).astype(dtype)
+        around = around.astype(dtype)
         terms = [
-            around[i : i + rows, j : j + columns] * part[i, j] for i in range(a) for j in range(b)
+            around[:, i : i + rows, j : j + columns] * part[:, i : i + 1, j : j + 1]
+            for i in range(a)
+            for j in range(b)
         ]
         return carry + _sum(terms), None
 
-    zero = jnp.zeros((rows, columns, c), dtype)
-    total = jax.lax.scan(tile, zero, jnp.arange(n * down * across))[0]
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+    zero = jnp.zeros((n, rows, columns, c), dtype)
+    total = jax.lax.scan(tile, zero, jnp.arange(down * across))[0]
+    return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,40 +194,22 @@ def _matrix_conv(x: Array, kernel: Array) -> Array:
     return jnp.transpose(out, (1, 2, 0)).reshape(x.shape)
 
 
-def _kernel_gradient_matrix(x: Array, grad: Array, kernel: Array) -> Array:
-    like = jax.ShapeDtypeStruct(kernel.shape, _accumulator(x))
-    pairs = jnp.einsum(
-        "cnq,cnp->cqp",
-        _by_channel(x),
-        _by_channel(grad),
-        precision="highest",
-        preferred_element_type=like.dtype,
-    )
-    transposed = jax.linear_transpose(lambda k: _matrices(k, *x.shape[1:3]), like)
-    return transposed(pairs)[0].astype(kernel.dtype)
-
-
 def _pays_as_matrix(x: Array, kernel: Array) -> bool:
     """Whether a matrix of each channel takes less time on a CPU than sums over taps.
 
-    Its products are three to four times as fast, but it meets every pair of pixels, and making it
-    takes as long as using it on some examples.
+    It meets every pair of pixels, and making it takes as long as using it on some examples.
     """
     n, h, w, _ = x.shape
     if not is_static(n, h, w):  # of a program exported for any size
         return False
     pixels, taps = h * w, kernel.shape[0] * kernel.shape[1]
-    return pixels <= _SMALL_GRID and pixels <= 2 * taps and n * taps >= 8 * pixels
+    return 3 * pixels <= 2 * taps and n * taps >= 32 * pixels
 
 
 def _turned(x: Array, kernel: Array) -> Array:
-    """The convolution with a column as one with a row, an example at a time."""
-
-    def one(x: Array) -> Array:
-        out = _shift_and_add(jnp.swapaxes(x, 0, 1)[None], jnp.swapaxes(kernel, 0, 1))
-        return jnp.swapaxes(out[0], 0, 1)
-
-    return jax.lax.map(one, x)
+    """The convolution with a column as one with a row."""
+    out = _shift_and_add(jnp.swapaxes(x, 1, 2), jnp.swapaxes(kernel, 0, 1))
+    return jnp.swapaxes(out, 1, 2)
 
 
 def _apart(x: Array, kernel: Array) -> Array:
@@ -241,18 +225,17 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
     if _pays_as_matrix(x, kernel):
         return _matrix_conv(x, kernel)
     rows, columns, _, channels = kernel.shape
-    if columns == 1 and rows > _TALL and is_static(x.shape[0]):
+    if columns == 1 and rows > _TALL:
         return _turned(x, kernel)
     taps = rows * columns
-    block = _block(channels, _KERNEL_BYTES // 4 // taps) if taps >= _BLOCKED_TAPS else channels
+    most = _KERNEL_BYTES // (taps * kernel.dtype.itemsize)
+    block = _block(channels, most) if taps >= _BLOCKED_TAPS else channels
     if block >= channels:
         return _shift_and_add(x, kernel)
     return _by_block(_apart, block, x, x, kernel)
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    if _pays_as_matrix(x, kernel):
-        return _kernel_gradient_matrix(x, grad, kernel)
     block = _block(kernel.shape[-1], _GRADIENT_BLOCK)
     return _by_block(_kernel_gradient_tiles, block, kernel, x, grad, kernel)
 

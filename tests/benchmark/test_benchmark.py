@@ -60,25 +60,61 @@ def test_one_operator_from_process_to_table(tmp_path, monkeypatch):
 
 
 def test_compiling_for_another_device_runs_nothing_and_tells_memory(tmp_path, monkeypatch):
-    here = jax.devices()[0]  # a GPU's compiler is not among what the tests need
-    monkeypatch.setattr(targets, "target", lambda name: here)
+    other = jax.devices()[1]  # a GPU's compiler is not among what the tests need
+    monkeypatch.setattr(targets, "target", lambda name: other)
+    compiled = []
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda lowered, compile=jax.stages.Lowered.compile: (
+            compiled.append(compile(lowered)) or compiled[-1]
+        ),
+    )
     case = Case("spatial_reduction", (16, 16), 2, 8, peers=())
-    runs, facts, _ = ours.build(case, here)
-    assert not runs
-    for mode, there in ours.build(case)[1].items():
-        assert facts[mode]["memory"] == there["memory"] > facts[mode]["temporary"]
+    there = ours.build(case)[1]
+    compiled.clear()
     table = compile_for([case], "h100", tmp_path / "out" / "tables", say=lambda line: None)
+    assert len(compiled) == 2
+    places = {place for p in compiled for place in jax.tree.leaves(p.input_shardings)}
+    assert {place.device_set == {other} for place in places} == {True}
     rows = [line for line in table.read_text().splitlines() if line.startswith(f"| {case.title}")]
     assert [row.split("|")[3].strip() for row in rows] == ["infer", "train"]
     (saved,) = json.loads((tmp_path / "out" / "tables.json").read_text())["records"]
-    assert saved["facts"]["train"]["memory"] == facts["train"]["memory"]
+    for mode, facts in saved["facts"].items():
+        assert facts["memory"] == there[mode]["memory"] > facts["temporary"]
+
+
+def test_a_network_compiled_for_another_device(monkeypatch):
+    shrunk = {"widths": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "kernel": 3}
+    make = ours.create_model
+    monkeypatch.setattr(ours, "create_model", lambda *a, **k: make(*a, **k, backbone=shrunk))
+    case = Case("conv2former_n_cifar", (16, 16), 2, 3, peers=())
+    runs, facts, parameters = ours.build(case, jax.devices()[1])
+    assert not runs and parameters > 0
+    kept = facts["train"]["memory"] - facts["train"]["temporary"]
+    # The parameters and two moments, once: the new ones take the place of the old.
+    assert 1 <= kept / (3 * 4 * parameters) < 1.3
+    assert facts["train"]["memory"] > facts["infer"]["memory"] > 4 * parameters
+
+
+def test_a_case_that_cannot_be_compiled_is_a_row_and_not_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "target", lambda name: jax.devices()[1])
+    wrong, right = Case("no_such_model", (32, 32), 1, peers=()), TINY
+    table = compile_for([wrong, right], "h100", tmp_path / "tables", say=lambda line: None)
+    rows = [line.split("|") for line in table.read_text().splitlines() if line.startswith("| ")]
+    assert "unknown model" in rows[1][3] and len({len(row) for row in rows}) == 1
+    assert rows[-1][1].strip() == TINY.title
+
+
+def test_an_unknown_gpu_is_refused():
+    with pytest.raises(UserError, match="a100, h100"):
+        targets.target("h200")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX has CUDA")
-@pytest.mark.parametrize(("name", "said"), [("h200", "a100, h100"), ("h100", r"attnseg\[cuda12\]")])
-def test_a_gpu_that_cannot_be_compiled_for_is_refused(name, said):
-    with pytest.raises(UserError, match=said):
-        targets.target(name)
+def test_compiling_for_a_gpu_needs_cuda():
+    with pytest.raises(UserError, match=r"attnseg\[cuda12\]"):
+        targets.target("h100")
 
 
 def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():

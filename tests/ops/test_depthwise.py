@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from attnseg.ops import depthwise
 from attnseg.ops.depthwise import depthwise_conv
@@ -26,7 +27,10 @@ SHAPES = [
     ((1, 6, 24, 2), (1, 21)),
     ((1, 33, 4, 2), (21, 1)),
     ((2, 10, 9, 2), (21, 21)),
-    ((1, 9, 10, 64), (7, 7)),
+    ((2, 9, 10, 128), (7, 7)),
+    ((1, 12, 7, 64), (11, 11)),
+    ((3, 1, 1, 8), (3, 3)),
+    ((2, 33, 4, 16), (21, 1)),
     ((2, 11, 8, 48), (3, 3)),
     ((1, 5, 70, 24), (5, 1)),
 ]
@@ -78,7 +82,9 @@ def _both(x, kernel, grad):
     return out, vjp(grad)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((2, 6, 5, 2), (3, 5)), ((8, 3, 4, 2), (7, 7))])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2, 6, 5, 2), (3, 5)), ((16, 3, 4, 2), (7, 7)), ((1, 9, 4, 64), (7, 7))]
+)
 def test_float64_stays_float64(shape, size):
     with jax.enable_x64(True):
         x, kernel, grad = (jnp.asarray(a) for a in arrays(shape, size))
@@ -97,8 +103,8 @@ def test_every_way_agrees(shape, size):
     for way in (depthwise._shift_and_add, depthwise._matrix_conv):
         np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
     expected = depthwise._kernel_gradient_conv(x, grad, kernel)
-    for way in (depthwise._kernel_gradient_tiles, depthwise._kernel_gradient_matrix):
-        np.testing.assert_allclose(way(x, grad, kernel), expected, atol=1e-4)
+    got = depthwise._kernel_gradient_tiles(x, grad, kernel)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_low_precision_sums_in_float32():
@@ -107,3 +113,24 @@ def test_low_precision_sums_in_float32():
     grad_kernel = jax.vjp(depthwise_conv, ones, kernel)[1](ones)[1]
     assert grad_kernel.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(grad_kernel[1, 1, 0]), 3200, rtol=4e-3)
+
+
+def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
+    x, kernel, _ = (jnp.float32(a) for a in arrays((1, 6, 7, 128), (7, 7)))
+    kernel = kernel.at[0, 0, 0, 0].set(jnp.nan).at[2, 1, 0, 64].set(jnp.inf)
+    out, expected = depthwise_conv(x, kernel), depthwise._grouped_conv(x, kernel)
+    np.testing.assert_array_equal(jnp.isfinite(out), jnp.isfinite(expected))
+    finite = jnp.isfinite(expected)
+    np.testing.assert_allclose(out[finite], expected[finite], atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (21, 1), (3, 3)])
+def test_examples_stay_on_their_devices(size):
+    x, kernel, grad = (jnp.float32(a) for a in arrays((4, 6, 5, 128), size))
+    devices = jax.sharding.Mesh(jax.devices()[:4], "data")
+    apart = NamedSharding(devices, PartitionSpec("data"))
+    x, grad = jax.device_put((x, grad), apart)
+    program = jax.jit(_both).lower(x, kernel, grad).compile()
+    assert "all-gather" not in program.as_text()
+    out, (grad_x, _) = program(x, kernel, grad)
+    assert out.sharding.is_equivalent_to(apart, 4) and grad_x.sharding.is_equivalent_to(apart, 4)
