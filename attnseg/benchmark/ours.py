@@ -31,14 +31,16 @@ def _compiled(
 ) -> tuple[Any, dict[str, float]]:
     """The program for `args`, here or for `target`, and what compiler and clock say of it."""
     start = time.perf_counter()
-    options = compiler_options(mode)
-    if target is not None:
+    if target is None:
+        jitted = jax.jit(function, compiler_options=compiler_options(mode), **kwargs)
+        program = jitted.lower(*args).compile()
+    else:
         place = SingleDeviceSharding(target)
         args = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args
         )
-        options, kwargs = targets.OPTIONS, {**kwargs, "out_shardings": place}
-    program = jax.jit(function, compiler_options=options, **kwargs).lower(*args).compile()
+        lowered = jax.jit(function, out_shardings=place, **kwargs).lower(*args)
+        program = targets.compile_there(lowered)
     facts = {"compile_s": time.perf_counter() - start}
     memory = program.memory_analysis()
     if memory is not None:

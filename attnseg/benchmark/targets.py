@@ -65,8 +65,7 @@ TARGETS = {
         "memory": 85000000000,
     },
 }
-# Choosing an algorithm by trying it needs the GPU.
-OPTIONS = {"xla_gpu_autotune_level": 0}
+_NO_TRIAL = {"xla_gpu_autotune_level": 0}  # a trial of algorithms needs the GPU
 
 
 def target(name: str) -> jax.Device:
@@ -91,3 +90,13 @@ def target(name: str) -> jax.Device:
             f"compiling for {name} needs JAX with CUDA; pip install 'attnseg[cuda12]'."
         ) from error
     return found.devices[0]
+
+
+def compile_there(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program for the device of the arguments, a `target`."""
+    try:
+        return lowered.compile(compiler_options=_NO_TRIAL)
+    except jax.errors.JaxRuntimeError:
+        # Triton's tiles of matrix products are found by trial; its guess does not fit every size.
+        options = {**_NO_TRIAL, "xla_gpu_enable_triton_gemm": False}
+        return lowered.compile(compiler_options=options)

@@ -66,8 +66,8 @@ def test_compiling_for_another_device_runs_nothing_and_tells_memory(tmp_path, mo
     monkeypatch.setattr(
         jax.stages.Lowered,
         "compile",
-        lambda lowered, compile=jax.stages.Lowered.compile: (
-            compiled.append(compile(lowered)) or compiled[-1]
+        lambda lowered, compile=jax.stages.Lowered.compile, **options: (
+            compiled.append(compile(lowered, **options)) or compiled[-1]
         ),
     )
     case = Case("spatial_reduction", (16, 16), 2, 8, peers=())
