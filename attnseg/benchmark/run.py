@@ -23,6 +23,11 @@ def _heading(records: list[dict]) -> str:
     return f"{'; '.join([*devices, place, day])}."
 
 
+def _write(output: Path, table: str, saved: dict) -> None:
+    output.with_suffix(".md").write_text(table, encoding="utf-8")
+    output.with_suffix(".json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
+
+
 def compile_for(
     cases: list[Case], name: str, output: Path, *, say: Callable[[str], None] = print
 ) -> Path:
@@ -41,9 +46,9 @@ def compile_for(
       UserError: an unknown GPU, or JAX without CUDA.
     """
     device = targets.target(name)
+    heading = f"compiled for {device.device_kind}, jax {jax.__version__}, on {_heading([])}"
     records: list[dict] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    table = output.with_suffix(".md")
     for index, case in enumerate(cases, start=1):
         say(f"{index}/{len(cases)} {case.title}")
         record = {"title": case.title, "facts": {}, "parameters": 0}
@@ -53,12 +58,9 @@ def compile_for(
         except Exception as error:  # told in the row; the others go on
             record["error"] = f"{type(error).__name__}: {error}"[:300]
             say(f"  {record['error']}")
-        about = f"compiled for {device.device_kind}, jax {jax.__version__}, on"
-        heading = f"{about} {_heading([])}"
-        table.write_text(report.memory_table(records, heading), encoding="utf-8")
-        saved = {"heading": heading, "records": records}
-        output.with_suffix(".json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
-    return table
+        table = report.memory_table(records, heading)
+        _write(output, table, {"heading": heading, "records": records})
+    return output.with_suffix(".md")
 
 
 def run(
@@ -86,12 +88,10 @@ def run(
     limits = roofline.measure()
     records: list[dict] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    table = output.with_suffix(".md")
     for index, case in enumerate(cases, start=1):
         say(f"{index}/{len(cases)} {case.title}")
         records += run_case(case, rounds, peer_python, say)
-        text = report.markdown(records, limits, _heading(records))
-        table.write_text(text, encoding="utf-8")
-        saved = {"limits": limits, "heading": _heading(records), "records": records}
-        output.with_suffix(".json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
-    return table
+        heading = _heading(records)
+        table = report.markdown(records, limits, heading)
+        _write(output, table, {"limits": limits, "heading": heading, "records": records})
+    return output.with_suffix(".md")

@@ -79,8 +79,8 @@ def target(name: str) -> jax.Device:
     Raises:
       UserError: there is no such GPU here, or JAX is installed without CUDA.
     """
-    jax.config.update("jax_platforms", "cpu")
     description = _DESCRIPTION.format(**lookup(TARGETS, name, "GPU to compile for"))
+    jax.config.update("jax_platforms", "cpu")
     try:
         found = topologies.get_topology_desc(
             name, "cuda", target_config=description, topology="1x1x1"
