@@ -12,6 +12,7 @@ from jax import Array
 from attnseg.ops.conv3x3 import conv3x3
 from attnseg.ops.depthwise import depthwise_conv
 from attnseg.ops.linear import linear_map
+from attnseg.ops.strided_conv import strided_conv
 
 # torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred deviations: in effect it never cuts.
 linear_init = nn.initializers.normal(0.02)
@@ -44,6 +45,11 @@ def _conv3x3(x: Array, kernel: Array, strides, padding, *, rhs_dilation, **_) ->
     return conv3x3(x, kernel, rhs_dilation[0])
 
 
+def _strided(x: Array, kernel: Array, strides, padding, **_) -> Array:
+    """What `nn.Conv` calls; the padding is half the kernel."""
+    return strided_conv(x, kernel, strides[0])
+
+
 def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
     """Square convolution padded alike on every side (SAME would be lopsided)."""
     kwargs.setdefault("kernel_init", conv_init)
@@ -51,6 +57,8 @@ def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwarg
         kwargs["conv_general_dilated"] = _pointwise
     if kernel == 3 and stride == 1:
         kwargs["conv_general_dilated"] = _conv3x3
+    if kernel > 1 and stride > 1 and dilation == 1:
+        kwargs["conv_general_dilated"] = _strided
     return nn.Conv(
         features,
         (kernel, kernel),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.ops.batch_norm import batch_norm
+from attnseg.ops.layer_norm import layer_norm
 
 CONSTANTS = "constants"  # collection of untrained numbers that travel with loaded weights
 
@@ -30,11 +31,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         epsilon = self.get_variable(CONSTANTS, "epsilon", self.epsilon)
-        y = x.astype(jnp.float32)
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-        y = y * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
-        return y.astype(self.dtype or x.dtype)
+        return layer_norm(x, scale, bias, epsilon).astype(self.dtype or x.dtype)
 
 
 class BatchNorm(nn.Module):

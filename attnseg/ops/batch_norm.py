@@ -46,8 +46,13 @@ def _backward(epsilon: float, dtype: jnp.dtype, kept: tuple[Array, ...], grads: 
     grad = grads[0].astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
-    normal = (x.astype(jnp.float32) - mean) * factor
-    bias_grad, scale_grad = jnp.sum(grad, axes), jnp.sum(grad * normal, axes)
+    # Barriers of different arrays, so that XLA centres the map in each pass over it, forwards and
+    # backwards, and does not write it out once for all of them.
+    seen, centre = jax.lax.optimization_barrier((x, mean))
+    bias_grad = jnp.sum(grad, axes)
+    scale_grad = jnp.sum(grad * (seen.astype(jnp.float32) - centre), axes) * factor
+    seen, centre, factor = jax.lax.optimization_barrier((x, mean, factor))
+    normal = (seen.astype(jnp.float32) - centre) * factor
     x_grad = (grad - bias_grad / count - normal * (scale_grad / count)) * (factor * scale)
     return x_grad.astype(x.dtype), scale_grad, bias_grad
 

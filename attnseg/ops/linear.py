@@ -32,7 +32,8 @@ def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     c, o = kernel.shape
     x_grad = _product(grad, kernel.T)
     x, grad = x.reshape(-1, c), grad.reshape(-1, o)
-    kernel_grad = by_platform(_kernel_gradient, x, grad) if c > o else x.T @ grad
+    turns = len(x) * (c - o) > c * o  # turning `grad` and the result moves less than turning `x`
+    kernel_grad = by_platform(_kernel_gradient, x, grad) if turns else x.T @ grad
     return x_grad, kernel_grad
 
 

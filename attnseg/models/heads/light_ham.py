@@ -20,6 +20,7 @@ from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.hamburger import Hamburger
 from attnseg.layers.norm import GroupNorm
 from attnseg.ops.activation import relu
+from attnseg.ops.linear import linear_map
 from attnseg.ops.resize import resize_bilinear
 
 STAGES = 3  # the finest stage is left out: its low-level detail hurts the result
@@ -40,7 +41,7 @@ class Squeeze(nn.Module):
         mixed = 0
         for x, part in zip(maps, jnp.split(kernel, rows[:-1]), strict=True):
             x, part = nn.dtypes.promote_dtype(x, part, dtype=self.dtype)
-            mixed = mixed + resize_bilinear(x @ part, maps[0].shape[1:3])
+            mixed = mixed + resize_bilinear(linear_map(x, part), maps[0].shape[1:3])
         return relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="norm")(mixed))
 
 

@@ -19,6 +19,7 @@ from attnseg.layers.conv import linear, linear_init
 from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.norm import BatchNorm
 from attnseg.ops.activation import relu
+from attnseg.ops.linear import linear_map
 from attnseg.ops.resize import resize_bilinear
 
 
@@ -40,13 +41,13 @@ class StageProjection(nn.Module):
             x = linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
             x = relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
             x, mix = nn.dtypes.promote_dtype(x, mix, dtype=self.dtype)
-            return x @ mix, None
+            return linear_map(x, mix), None
         kernel = self.param("kernel", linear_init, (x.shape[-1], self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         composed = jnp.matmul(kernel, mix, precision="highest")
         constant = jnp.matmul(bias, mix, precision="highest")
         x, composed = nn.dtypes.promote_dtype(x, composed, dtype=self.dtype)
-        return x @ composed, constant
+        return linear_map(x, composed), constant
 
 
 class SegFormerHead(nn.Module):
