@@ -57,7 +57,7 @@ def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwarg
         kwargs["conv_general_dilated"] = _pointwise
     if kernel == 3 and stride == 1:
         kwargs["conv_general_dilated"] = _conv3x3
-    if kernel > 1 and stride > 1 and dilation == 1:
+    if kernel > 1 and kernel % 2 and stride > 1 and dilation == 1:
         kwargs["conv_general_dilated"] = _strided
     return nn.Conv(
         features,

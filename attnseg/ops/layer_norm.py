@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.ops.platforms import by_platform
+from attnseg.ops.platforms import by_platform, is_plain
 
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: Array | float):
@@ -22,7 +22,6 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: Array | float):
     return centred * (factor * scale) + bias, (x, mean, factor, scale, epsilon)
 
 
-@jax.custom_vjp
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: Array | float) -> Array:
     """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over the last axis, in float32.
 
@@ -34,6 +33,10 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: Array | float) -> A
     Returns:
       [... c], float32.
     """
+    return (_value if is_plain() else _layer_norm)(x, scale, bias, epsilon)
+
+
+def _value(x: Array, scale: Array, bias: Array, epsilon: Array | float) -> Array:
     return _forward(x, scale, bias, epsilon)[0]
 
 
@@ -48,9 +51,7 @@ def _backward(kept: tuple[Array, ...], grad: Array):
     x, mean, factor, scale, epsilon = kept
     c = x.shape[-1]
     grad, mean, factor = grad.reshape(-1, c), mean.reshape(-1, 1), factor.reshape(-1, 1)
-    # The barrier keeps XLA from holding the centred map of the forward pass until now.
-    seen, mean = jax.lax.optimization_barrier((x.reshape(-1, c), mean))
-    normal = (seen.astype(jnp.float32) - mean) * factor
+    normal = (x.reshape(-1, c).astype(jnp.float32) - mean) * factor
     along = by_platform(_weighted_mean, grad * normal, scale)
     x_grad = (grad * scale - by_platform(_weighted_mean, grad, scale) - normal * along) * factor
     scale_grad, bias_grad = jnp.sum(grad * normal, 0), jnp.sum(grad, 0)
@@ -58,4 +59,5 @@ def _backward(kept: tuple[Array, ...], grad: Array):
     return x_grad.reshape(x.shape).astype(x.dtype), scale_grad, bias_grad, nothing
 
 
-layer_norm.defvjp(_forward, _backward)
+_layer_norm = jax.custom_vjp(_value)
+_layer_norm.defvjp(_forward, _backward)

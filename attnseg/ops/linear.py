@@ -1,7 +1,8 @@
 """Linear map of the last axis, with its own gradient of the matrix.
 
 That gradient is a product over all pixels, ``x' g``. XLA transposes its first operand on the CPU
-element by element, which takes longer than the product; so the narrower operand comes first.
+element by element, which takes longer than the product; so the narrower operand comes first where
+that moves fewer numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import jax
 from jax import Array
 
 from attnseg.ops.platforms import by_platform, is_plain
+from attnseg.ops.resize import is_static
 
 
 def _product(x: Array, kernel: Array) -> Array:
@@ -32,7 +34,8 @@ def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     c, o = kernel.shape
     x_grad = _product(grad, kernel.T)
     x, grad = x.reshape(-1, c), grad.reshape(-1, o)
-    turns = len(x) * (c - o) > c * o  # turning `grad` and the result moves less than turning `x`
+    # Turning `grad` and the result moves fewer numbers than turning `x`.
+    turns = is_static(x.shape[0]) and x.shape[0] * (c - o) > c * o
     kernel_grad = by_platform(_kernel_gradient, x, grad) if turns else x.T @ grad
     return x_grad, kernel_grad
 

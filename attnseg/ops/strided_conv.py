@@ -1,8 +1,9 @@
-"""Convolution with a stride, with its own gradients on a CPU.
+"""Convolution with a stride, with its own gradients on a CPU for kernels up to 3x3.
 
 XLA takes the gradient of the kernel for a convolution whose kernel is as large as the map, and that
 of the pixels for one of a map full of zeros. As products with the taps, the pixels that each
-element of the kernel meets, both are plain matrix products of the size of the convolution.
+element of the kernel meets, both are plain matrix products of the size of the convolution. With
+stride 2 the taps of a 3x3 kernel are two and a quarter times the map.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _TAPS = 9  # elements of the largest kernel whose taps are written out
 
 
 def strided_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """[n h w c] * [k k c o] -> [n ceil(h/stride) ceil(w/stride) o], k//2 zeros around the map."""
+    """[n h w c] * [k k c o] -> [n ceil(h/stride) ceil(w/stride) o], k//2 zeros around the map.
+
+    k is odd.
+    """
     return _direct(x, kernel, stride) if is_plain() else _strided_conv(x, kernel, stride)
 
 
@@ -43,7 +47,10 @@ def _convolution(x: Array, kernel: Array, *, stride: int, platform: str) -> Arra
 
 
 def _taps(x: Array, side: int, stride: int) -> Array:
-    """What each element of the kernel meets: [n h w c] -> [n h/stride w/stride side*side*c]."""
+    """What each element of the kernel meets.
+
+    [n h w c] -> [n ceil(h/stride) ceil(w/stride) side*side*c]
+    """
     h, w = (stride * (-(-size // stride) - 1) + 1 for size in x.shape[1:3])
     x = jnp.pad(x, [(0, 0), *[(side // 2,) * 2] * 2, (0, 0)])
     return jnp.concatenate(
@@ -54,7 +61,7 @@ def _taps(x: Array, side: int, stride: int) -> Array:
 
 def _gradients(x: Array, kernel: Array, grad: Array, *, stride: int, platform: str):
     side, _, c, o = kernel.shape
-    if platform != "cpu" or side**2 > _TAPS:
+    if platform != "cpu" or side**2 > _TAPS or x.dtype != jnp.float32:
         return jax.vjp(lambda *args: _direct(*args, stride), x, kernel)[1](grad)
     taps, back = jax.vjp(lambda x: _taps(x, side, stride), x)
     pixels = grad.reshape(-1, o)

@@ -9,7 +9,7 @@ from attnseg import create_model
 from attnseg.core.errors import UserError
 from attnseg.core.types import IMAGENET
 from attnseg.infer import export, onnx
-from attnseg.ops import depthwise, dilated_depthwise, platforms
+from attnseg.ops import depthwise, dilated_depthwise, platforms, strided_conv
 from attnseg.recipe.exporting import make_server
 
 SMALL = dict(widths=(8, 16, 24, 32), depths=(1, 1, 1, 1))
@@ -67,12 +67,14 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 
 
 def test_plain_convolutions_are_single_operations():
-    """What ONNX gets instead of shifted sums, with the same numbers."""
+    """What ONNX gets instead of shifted sums and own gradients, with the same numbers."""
     x = np.random.default_rng(0).normal(size=(1, 9, 8, 4)).astype(np.float32)
-    kernel = np.random.default_rng(1).normal(size=(5, 3, 1, 4)).astype(np.float32)
-    for function in (
-        depthwise.depthwise_conv,
-        lambda x, kernel: dilated_depthwise.dilated_depthwise_conv(x, kernel, 2),
+    depthwise_kernel = np.random.default_rng(1).normal(size=(5, 3, 1, 4)).astype(np.float32)
+    dense_kernel = np.random.default_rng(2).normal(size=(3, 3, 4, 5)).astype(np.float32)
+    for function, kernel in (
+        (depthwise.depthwise_conv, depthwise_kernel),
+        (lambda x, k: dilated_depthwise.dilated_depthwise_conv(x, k, 2), depthwise_kernel),
+        (lambda x, k: strided_conv.strided_conv(x, k, 2), dense_kernel),
     ):
         expected = function(x, kernel)
         with platforms.plain_convolutions():

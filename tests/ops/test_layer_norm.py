@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from attnseg.layers.norm import LayerNorm
-from attnseg.ops.layer_norm import layer_norm
+from attnseg.ops.layer_norm import _weighted_mean, layer_norm
+from attnseg.ops.platforms import PLATFORMS
 
 EPSILON = 1e-3
 
@@ -63,4 +64,10 @@ def test_a_loaded_epsilon_is_used_and_has_no_gradient():
     np.testing.assert_allclose(
         out(jnp.float32(0.5)), LayerNorm(epsilon=0.5).apply({"params": params}, x), atol=1e-6
     )
-    assert float(jax.grad(lambda e: out(e).sum())(jnp.float32(0.5))) == 0
+    assert float(jax.grad(lambda e: (out(e) ** 2).sum())(jnp.float32(0.5))) == 0
+
+
+def test_means_agree_on_all_platforms():
+    x, weights = jax.random.normal(jax.random.key(0), (5, 7)), jnp.arange(7.0)
+    cpu, other = (_weighted_mean(x, weights, platform=name) for name in PLATFORMS)
+    np.testing.assert_allclose(cpu, other, atol=1e-6)

@@ -64,3 +64,24 @@ def test_a_convolution_of_one_pixel_is_that_map(stride):
     expected = jax.value_and_grad(plain, (0, 1))(params, x)
     got = jax.value_and_grad(ours, (0, 1))(params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+@pytest.mark.parametrize(("rows", "turns"), [(4, False), (400, True)])
+def test_the_gradient_is_turned_round_where_that_moves_less(rows, turns):
+    x, kernel, grad = jnp.ones((rows, 48)), jnp.ones((48, 32)), jnp.ones((rows, 32))
+
+    def kernel_gradient(x, kernel, grad):
+        return jax.vjp(linear_map, x, kernel)[1](grad)[1]
+
+    program = jax.jit(kernel_gradient).lower(x, kernel, grad).compile().as_text()
+    assert ("f32[32,48]" in program) == turns
+
+
+def test_the_gradient_of_any_number_of_rows():
+    (rows,) = jax.export.symbolic_shape("n")
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((rows, 5), (5, 3), (rows, 3))]
+    program = jax.export.export(jax.jit(lambda x, k, g: jax.vjp(linear_map, x, k)[1](g)[1]))(
+        *shapes
+    )
+    x, grad = np.ones((4, 5), np.float32), np.ones((4, 3), np.float32)
+    np.testing.assert_array_equal(program.call(x, np.ones((5, 3), np.float32), grad), 4)

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attnseg.core.compiler import compiler_options
 from attnseg.layers.conv import conv
-from attnseg.ops.strided_conv import strided_conv
+from attnseg.ops.layer_norm import layer_norm
+from attnseg.ops.platforms import PLATFORMS
+from attnseg.ops.strided_conv import _gradients, strided_conv
 
 
 def slow(x, kernel, grad, stride):
@@ -46,7 +49,6 @@ def test_any_map(size, side, stride):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere it is left to XLA")
 def test_gradients_are_products():
     """XLA's would be two more convolutions, over a map full of zeros and by one."""
     layer = conv(8, 3, 2)
@@ -65,6 +67,53 @@ def test_values_beyond_the_range_are_kept():
     kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
     # The taps beside the pixel meet padding only, and zero times zero is zero.
     np.testing.assert_array_equal(jax.jit(lambda x: strided_conv(x, kernel, 2))(x), x)
+
+
+def test_no_library_of_reductions_convolves():
+    """With a LayerNorm behind it the convolution stays one of the program's own steps."""
+    options = compiler_options("infer")
+    if not options:
+        pytest.skip("XLA does not know the option")
+
+    def forward(x, kernel):
+        return layer_norm(strided_conv(x, kernel, 2), jnp.ones(8), jnp.zeros(8), 1e-5)
+
+    arguments = jnp.ones((1, 16, 16, 4)), jnp.ones((3, 3, 4, 8))
+    program = jax.jit(forward).lower(*arguments).compile(compiler_options=options).as_text()
+    assert " convolution(" in program.split("ENTRY")[1]
+
+
+def test_gradients_agree_on_all_platforms():
+    rng = np.random.default_rng(0)
+    shapes = (2, 7, 8, 5), (3, 3, 5, 4), (2, 4, 4, 4)
+    arguments = [jnp.float32(rng.normal(size=shape)) for shape in shapes]
+    cpu, other = (_gradients(*arguments, stride=2, platform=name) for name in PLATFORMS)
+    for a, b in zip(cpu, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (2, 1)])
+def test_other_convolutions_with_a_stride_are_as_they_were(kernel, dilation):
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    layer = conv(4, kernel, 2, dilation, use_bias=False)
+    params = layer.init(jax.random.key(1), x)
+
+    def plain(params, x):
+        edge = dilation * (kernel // 2)
+        return jax.lax.conv_general_dilated(
+            x,
+            params["params"]["kernel"],
+            (2, 2),
+            [(edge, edge)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    expected, plain_vjp = jax.vjp(plain, params, x)
+    found, vjp = jax.vjp(layer.apply, params, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(vjp(found)), jax.tree.leaves(plain_vjp(found)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_bfloat16():
