@@ -41,8 +41,13 @@ def _same_padding(kernel: Array) -> list[tuple[int, int]]:
     return [(side // 2, side // 2) for side in kernel.shape[:2]]
 
 
-def _pad(x: Array, kernel: Array) -> Array:
-    return jnp.pad(x, [(0, 0), *_same_padding(kernel), (0, 0)])
+def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
+    """Zeros for the kernel around the map, and some more at two of its sides.
+
+    In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
+    """
+    (top, bottom), (left, other) = _same_padding(kernel)
+    return jnp.pad(x, [(0, 0), (top, bottom + below), (left, other + right), (0, 0)])
 
 
 def _accumulator(x: Array) -> jnp.dtype:
@@ -92,7 +97,7 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
     rows, columns = kernel.shape[:2]
     # A row too many, which is cut off without being computed. The cut keeps XLA from drawing the
     # sum into a fusion of its matrix library, for which it would write out every moved map.
-    padded = jnp.pad(_pad(x, kernel), [(0, 0), (0, 1), (0, 0), (0, 0)])
+    padded = _pad(x, kernel, 1, 0)
     if rows * columns <= _SHIFTED_TAPS:
         terms = [
             padded[:, i : i + h + 1, j : j + w] * kernel[i, j, 0]
@@ -142,8 +147,9 @@ def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
     rows, columns = kernel.shape[:2]
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
-    beyond = [(0, 0), (0, down * a - h), (0, across * b - w), (0, 0)]
-    padded, grad = jnp.pad(_pad(x, kernel), beyond), jnp.pad(grad, beyond)
+    below, right = down * a - h, across * b - w
+    padded = _pad(x, kernel, below, right)
+    grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
     dtype = _accumulator(x)
 
     def tile(carry: Array, place: Array) -> tuple[Array, None]:
