@@ -1,5 +1,7 @@
 """Depthwise convolution and its gradients against slow versions in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,13 @@ def test_low_precision_sums_in_float32():
     grad_kernel = jax.vjp(depthwise_conv, ones, kernel)[1](ones)[1]
     assert grad_kernel.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(grad_kernel[1, 1, 0]), 3200, rtol=4e-3)
+
+
+def test_the_map_is_padded_once():
+    """XLA takes a tap from the smaller of two padded maps, and then has to write both."""
+    x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 1, 16))
+    program = jax.jit(depthwise_conv).lower(x, kernel).compile().as_text()
+    assert set(re.findall(r"f32\[1,(\d+),10,16\]", program)) == {"11"}
 
 
 def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
