@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.resize import is_static
 
@@ -33,7 +34,7 @@ _WASTE = 1.31
 def conv3x3(x: Array, kernel: Array, dilation: int = 1) -> Array:
     """[n h w c] * [3 3 c o] -> [n h w o], zeros around the map."""
     if is_plain() or not _pays(x, kernel, dilation):
-        return _direct(x, kernel, dilation)
+        return direct_conv(x, kernel, dilation=dilation)
     return _conv3x3(x, kernel, dilation)
 
 
@@ -48,24 +49,15 @@ def _pays(x: Array, kernel: Array, dilation: int) -> bool:
     return 0 < 4 * n * covered * wide <= (_MOST if narrow >= _WIDE else _CACHED)
 
 
-def _direct(x: Array, kernel: Array, dilation: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        [(dilation, dilation)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 def _convolution(x: Array, kernel: Array, *, dilation: int, platform: str) -> Array:
-    return (_winograd if platform == "cpu" else _direct)(x, kernel, dilation)
+    if platform == "cpu":
+        return _winograd(x, kernel, dilation)
+    return direct_conv(x, kernel, dilation=dilation)
 
 
 def _gradients(x: Array, kernel: Array, grad: Array, *, dilation: int, platform: str):
     if platform != "cpu":
-        return jax.vjp(lambda *args: _direct(*args, dilation), x, kernel)[1](grad)
+        return jax.vjp(lambda *args: direct_conv(*args, dilation=dilation), x, kernel)[1](grad)
     # The barrier keeps XLA from holding the transformed pixels, four times the map, until now.
     x, kernel = jax.lax.optimization_barrier((x, kernel))
     # That of the pixels is a convolution again, by the kernel turned round, back to `c` channels.
@@ -118,8 +110,9 @@ def _tiles(length: int, dilation: int) -> int:
 
 
 def _winograd(x: Array, kernel: Array, dilation: int, back: bool = False) -> Array:
-    """`_direct` with 16/36 of its products; `back`: from the kernel's last axis to the one before.
+    """`direct_conv` with 16/36 of its products.
 
+    `back`: from the kernel's last axis to the one before.
     Results `dilation` apart belong to one tile, so that tiles start at the first `dilation` of
     every `2 dilation` pixels of a side.
     """

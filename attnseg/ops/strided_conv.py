@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import by_platform, is_plain
 
 _TAPS = 9  # elements of the largest kernel whose taps are written out
@@ -24,21 +25,13 @@ def strided_conv(x: Array, kernel: Array, stride: int) -> Array:
 
     k is odd.
     """
-    return _direct(x, kernel, stride) if is_plain() else _strided_conv(x, kernel, stride)
-
-
-def _direct(x: Array, kernel: Array, stride: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(kernel.shape[0] // 2,) * 2] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    if is_plain():
+        return direct_conv(x, kernel, stride=stride)
+    return _strided_conv(x, kernel, stride)
 
 
 def _convolution(x: Array, kernel: Array, *, stride: int, platform: str) -> Array:
-    y = _direct(x, kernel, stride)
+    y = direct_conv(x, kernel, stride=stride)
     if platform == "cpu":
         # Changes no value. Without it XLA draws the convolution into a LayerNorm that follows, and
         # has it done by a library that keeps a convolution of few channels to one thread.
@@ -62,7 +55,7 @@ def _taps(x: Array, side: int, stride: int) -> Array:
 def _gradients(x: Array, kernel: Array, grad: Array, *, stride: int, platform: str):
     side, _, c, o = kernel.shape
     if platform != "cpu" or side**2 > _TAPS or x.dtype != jnp.float32:
-        return jax.vjp(lambda *args: _direct(*args, stride), x, kernel)[1](grad)
+        return jax.vjp(lambda *args: direct_conv(*args, stride=stride), x, kernel)[1](grad)
     taps, back = jax.vjp(lambda x: _taps(x, side, stride), x)
     pixels = grad.reshape(-1, o)
     of_kernel = (taps.reshape(-1, side**2 * c).T @ pixels).reshape(kernel.shape)
