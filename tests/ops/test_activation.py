@@ -48,13 +48,26 @@ def test_gelu_is_the_exact_one(end, numbers, atol):
     np.testing.assert_allclose(gelu(jnp.float32(x)), exact, atol=atol)
 
 
+def _slope_of_gelu(x):
+    density = np.exp(-x * x / 2) / (2 * math.pi) ** 0.5
+    return 0.5 * (1 + np.vectorize(math.erf)(x / 2**0.5)) + x * density
+
+
 def test_the_gradient_of_gelu():
     x = np.linspace(-50, 50, 2001)
-    exact = [
-        0.5 * (1 + math.erf(v / 2**0.5)) + v * math.exp(-v * v / 2) / (2 * math.pi) ** 0.5
-        for v in x
-    ]
+    exact = _slope_of_gelu(x)
     _, vjp = jax.vjp(gelu, jnp.float32(x))
-    np.testing.assert_allclose(vjp(jnp.full(2001, 3.0))[0], 3 * np.array(exact), atol=3e-6)
+    np.testing.assert_allclose(vjp(jnp.full(2001, 3.0))[0], 3 * np.array(exact), atol=1e-6)
     kept = [leaf for leaf in jax.tree_util.tree_leaves(vjp) if leaf.size == x.size]
     assert len(kept) == 1
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 4e-7), ("bfloat16", 2e-2)])
+def test_the_gradient_of_gelu_where_it_bends(dtype, atol):
+    x = jnp.linspace(-8, 8, 40001).astype(dtype)  # every part of the fitted quotient, and its ends
+    slope = jax.jit(jax.grad(lambda x: gelu(x).sum()))(x)
+    assert slope.dtype == dtype
+    exact = _slope_of_gelu(np.asarray(x, np.float64))
+    np.testing.assert_allclose(np.asarray(slope, np.float64), exact, atol=atol)
+    ends = jax.grad(lambda x: gelu(x).sum())(jnp.array([-jnp.inf, jnp.inf, jnp.nan], jnp.float32))
+    np.testing.assert_allclose(ends, [0, 1, np.nan], atol=4e-7)
