@@ -23,6 +23,7 @@ class Case:
       dtype: "float32" or "bfloat16" (torch: autocast).
       kernel: sides of a depthwise kernel; of depthwise convolution only.
       peers: who else runs it.
+      devices: how many share the batch; of a model only, and the peers have one.
     """
 
     name: str
@@ -32,12 +33,14 @@ class Case:
     dtype: str = "float32"
     kernel: tuple[int, int] = (3, 3)
     peers: tuple[str, ...] = (TORCH,)
+    devices: int = 1
 
     @property
     def title(self) -> str:
         kernel = " {}x{}".format(*self.kernel) if self.name == "depthwise" else ""
         h, w = self.size
-        return f"{self.name}{kernel} {self.batch}x{h}x{w} {self.width} {self.dtype}"
+        devices = f" on {self.devices}" if self.devices > 1 else ""
+        return f"{self.name}{kernel} {self.batch}x{h}x{w} {self.width} {self.dtype}{devices}"
 
 
 def _models(dtype: str, rows: list[tuple], peers: tuple[str, ...]) -> list[Case]:
@@ -114,13 +117,16 @@ def suite(name: str) -> list[Case]:
     return lookup(SUITES, name, "suite")()
 
 
-def single(model: str, size: int, batch: int, classes: int, dtype: str, peers: str) -> list[Case]:
+def single(
+    model: str, size: int, batch: int, classes: int, dtype: str, peers: str, devices: int = 1
+) -> list[Case]:
     """One model, with peers given as "torch,keras".
 
     Raises:
-      UserError: numbers below one, an unknown dtype or peer.
+      UserError: numbers below one, an unknown dtype or peer, peers beside several devices.
     """
-    check(min(size, batch, classes) > 0, "--size, --batch and --classes must be 1 or more.")
+    least = min(size, batch, classes, devices)
+    check(least > 0, "--size, --batch, --classes and --devices must be 1 or more.")
     check(dtype in ("float32", "bfloat16"), f'--dtype="{dtype}" is none of float32, bfloat16.')
     names = tuple(p for p in peers.split(",") if p)
     for peer in names:
@@ -128,7 +134,8 @@ def single(model: str, size: int, batch: int, classes: int, dtype: str, peers: s
             peer in (TORCH, COMPILED, KERAS),
             f'--peers: "{peer}" is none of {TORCH}, {COMPILED}, {KERAS}.',
         )
-    return [Case(model, (size, size), batch, classes, dtype, peers=names)]
+    check(devices == 1 or not names, "--devices: peers run on one device; add --peers=''.")
+    return [Case(model, (size, size), batch, classes, dtype, peers=names, devices=devices)]
 
 
 def shapes(case: Case) -> list[tuple[int, ...]]:

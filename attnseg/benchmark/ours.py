@@ -15,6 +15,8 @@ from jax.sharding import SingleDeviceSharding
 from attnseg.benchmark import operators, targets
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
 from attnseg.core.compiler import compiler_options
+from attnseg.core.errors import check
+from attnseg.core.mesh import check_batch_size, make_mesh, replicated, to_global
 from attnseg.core.types import IMAGE, IMAGENET, LABEL, LOGITS, MASK
 from attnseg.models.assembled import Classifier
 from attnseg.models.zoo import create_model
@@ -59,8 +61,20 @@ def network(case: Case, target: jax.Device | None = None):
       target: a GPU that is not here, see `targets`; the programs are compiled for it, not run.
 
     Returns:
-      ``{mode: callable that runs and waits}``, ``{mode: facts}``, number of parameters.
+      ``{mode: callable that runs and waits}``, ``{mode: facts of one device}``, number of
+      parameters.
+
+    Raises:
+      UserError: fewer devices than the case asks for, or a batch that does not split over them.
     """
+    there = jax.devices()
+    check(
+        case.devices <= len(there),
+        f"--devices={case.devices}: {len(there)} are here; a CPU counts as several with "
+        f"JAX_NUM_CPU_DEVICES={case.devices} in the environment.",
+    )
+    mesh = make_mesh(devices=there[: case.devices])
+    check_batch_size(mesh, case.batch, "--batch")
     model = create_model(case.name, num_classes=case.width, dtype=case.dtype)
     rng = np.random.default_rng(0)
     h, w = case.size
@@ -72,11 +86,8 @@ def network(case: Case, target: jax.Device | None = None):
         task = Segmentation(names, IMAGENET, photometric=False)
         label = rng.integers(0, case.width, (case.batch, h, w))
     images = rng.integers(0, 255, (case.batch, h, w, 3), dtype=np.uint8)
-    batch = {
-        IMAGE: jnp.asarray(images),
-        LABEL: jnp.asarray(label, jnp.int32),
-        MASK: jnp.ones(case.batch, jnp.float32),
-    }
+    mask = np.ones(case.batch, np.float32)
+    batch = to_global({IMAGE: images, LABEL: np.asarray(label, np.int32), MASK: mask}, mesh)
 
     def apply(params, batch_stats, images, key):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -95,14 +106,15 @@ def network(case: Case, target: jax.Device | None = None):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         return model.apply(variables, task.inputs(images), train=False)[LOGITS]
 
-    like = jax.eval_shape(init, jax.random.key(0))
+    start = jax.jit(init, out_shardings=replicated(mesh))
+    like = jax.eval_shape(start, jax.random.key(0))
     train, train_facts = _compiled("train", step, (like, batch), target, donate_argnums=0)
     infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]), target)
     count = sum(x.size for x in jax.tree_util.tree_leaves(like.params))
     facts = {"infer": infer_facts, "train": train_facts}
     if target is not None:
         return {}, facts, count
-    state = [jax.jit(init)(jax.random.key(0))]
+    state = [start(jax.random.key(0))]
 
     def run_train() -> None:
         state[0], metrics = train(state[0], batch)

@@ -141,7 +141,10 @@ def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
     """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
 
     All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
-    it has pixels, each times one number of `grad` a channel. Examples are added at the end.
+    it has pixels, each times one number of `grad` a channel.
+
+    Returns:
+      [n kh kw c], each example's.
     """
     n, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
@@ -165,8 +168,7 @@ def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
         return carry + _sum(terms), None
 
     zero = jnp.zeros((n, rows, columns, c), dtype)
-    total = jax.lax.scan(tile, zero, jnp.arange(down * across))[0]
-    return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
+    return jax.lax.scan(tile, zero, jnp.arange(down * across))[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -242,8 +244,12 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    block = _block(kernel.shape[-1], _GRADIENT_BLOCK)
-    return _by_block(_kernel_gradient_tiles, block, kernel, x, grad, kernel)
+    n, (rows, columns, _, channels) = x.shape[0], kernel.shape
+    block = _block(channels, _GRADIENT_BLOCK)
+    like = jnp.zeros((n, rows, columns, channels), _accumulator(x))
+    # Examples are added last, so that devices that share them meet once.
+    total = _by_block(_kernel_gradient_tiles, block, like, x, grad, kernel)
+    return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
 # What each platform runs, by measurement (docs/performance.md).

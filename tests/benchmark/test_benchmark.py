@@ -1,5 +1,6 @@
 """Cases, processes and tables of the benchmark."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -32,6 +33,8 @@ def test_suites_name_what_exists():
         (("swin_t", 0, 2, 10, "float32", ""), "1 or more"),
         (("swin_t", 64, 2, 10, "float16", ""), "float16"),
         (("swin_t", 64, 2, 10, "float32", "torch,tensorflow"), "tensorflow"),
+        (("swin_t", 64, 2, 10, "float32", "", 0), "1 or more"),
+        (("swin_t", 64, 2, 10, "float32", "torch", 2), "peers run on one device"),
     ],
 )
 def test_mistakes_are_named(arguments, said):
@@ -84,10 +87,27 @@ def test_compiling_for_another_device_runs_nothing_and_tells_memory(tmp_path, mo
         assert facts["memory"] == there[mode]["memory"] > facts["temporary"]
 
 
-def test_a_network_compiled_for_another_device(monkeypatch):
-    shrunk = {"widths": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "kernel": 3}
+@pytest.fixture
+def shrunk(monkeypatch):
+    """Conv2Former's models as small as they can be."""
+    sizes = {"widths": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "kernel": 3}
     make = ours.create_model
-    monkeypatch.setattr(ours, "create_model", lambda *a, **k: make(*a, **k, backbone=shrunk))
+    monkeypatch.setattr(ours, "create_model", lambda *a, **k: make(*a, **k, backbone=sizes))
+
+
+def test_several_devices_share_the_batch(shrunk):
+    case = Case("conv2former_n_cifar", (16, 16), 8, 3, peers=())
+    _, whole, _ = ours.build(case)
+    runs, part, _ = ours.build(dataclasses.replace(case, devices=2))
+    for mode, run_once in runs.items():
+        run_once()
+        assert 0.4 < part[mode]["flops"] / whole[mode]["flops"] < 0.8  # the update is each one's
+    for wrong, said in (({"batch": 3}, "--batch=3"), ({"devices": 64}, "JAX_NUM_CPU_DEVICES=64")):
+        with pytest.raises(UserError, match=said):
+            ours.build(dataclasses.replace(case, **{"devices": 2, **wrong}))
+
+
+def test_a_network_compiled_for_another_device(shrunk):
     case = Case("conv2former_n_cifar", (16, 16), 2, 3, peers=())
     runs, facts, parameters = ours.build(case, jax.devices()[1])
     assert not runs and parameters > 0

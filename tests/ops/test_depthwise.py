@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from attnseg.core.mesh import batch_sharding, make_mesh, replicated
 from attnseg.ops import depthwise
 from attnseg.ops.depthwise import depthwise_conv
 
@@ -105,8 +106,19 @@ def test_every_way_agrees(shape, size):
     for way in (depthwise._shift_and_add, depthwise._matrix_conv):
         np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
     expected = depthwise._kernel_gradient_conv(x, grad, kernel)
-    got = depthwise._kernel_gradient_tiles(x, grad, kernel)
+    got = depthwise._kernel_gradient_tiles(x, grad, kernel).sum(0)[:, :, None]
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_devices_that_share_the_examples_meet_once():
+    """And not in the loop over blocks of channels."""
+    mesh = make_mesh()
+    x = jax.ShapeDtypeStruct((8, 12, 9, 64), jnp.float32, sharding=batch_sharding(mesh))
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 64), jnp.float32, sharding=replicated(mesh))
+    gradient = jax.jit(lambda x, kernel, grad: _both(x, kernel, grad)[1][1])
+    program = gradient.lower(x, kernel, x).compile().as_text()
+    met = [line for line in program.splitlines() if re.search(r"all-\w+(-start)?\(", line)]
+    assert len(met) == 1 and "f32[3,3,64]" in met[0], met
 
 
 def test_low_precision_sums_in_float32():
