@@ -27,7 +27,7 @@ parser.add_argument("--batch", type=int, default=2)
 parser.add_argument("--classes", type=int, default=150)
 parser.add_argument("--dtype", default="float32", help="or bfloat16")
 parser.add_argument("--peers", default="torch", help="of torch, torch.compile, keras; '' for none")
-parser.add_argument("--devices", type=int, default=1, help="of this machine, that share the batch")
+parser.add_argument("--devices", type=int, default=1, help="that share the batch, ours alone")
 parser.add_argument("--only", default="", help="cases of the suite whose title has this in it")
 parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each pass")
 parser.add_argument("--peer_python", help="interpreter that has the peers installed")
@@ -38,9 +38,10 @@ parser.add_argument("--output", default="benchmark", help="path of the .md and .
 def main(options):
     check(bool(options.suite) != bool(options.model), "give --suite or --model, one of the two.")
     check(options.rounds > 0, f"--rounds={options.rounds} must be 1 or more.")
-    several = options.devices != 1
-    alone = not options.suite and options.compile_for is None
-    check(alone or not several, "--devices goes with --model and without --compile_for.")
+    check(
+        options.devices == 1 or (bool(options.model) and options.compile_for is None),
+        "--devices goes with --model and without --compile_for.",
+    )
     if options.suite:
         chosen = [c for c in cases.suite(options.suite) if options.only in c.title]
         check(bool(chosen), f'--only="{options.only}" is in no title of suite {options.suite}.')

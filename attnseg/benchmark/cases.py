@@ -23,7 +23,7 @@ class Case:
       dtype: "float32" or "bfloat16" (torch: autocast).
       kernel: sides of a depthwise kernel; of depthwise convolution only.
       peers: who else runs it.
-      devices: how many share the batch; of a model only, and the peers have one.
+      devices: how many share the batch; more than one for our models only.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Case:
     def title(self) -> str:
         kernel = " {}x{}".format(*self.kernel) if self.name == "depthwise" else ""
         h, w = self.size
-        devices = f" on {self.devices}" if self.devices > 1 else ""
+        devices = f" on {self.devices} devices" if self.devices > 1 else ""
         return f"{self.name}{kernel} {self.batch}x{h}x{w} {self.width} {self.dtype}{devices}"
 
 
@@ -123,7 +123,8 @@ def single(
     """One model, with peers given as "torch,keras".
 
     Raises:
-      UserError: numbers below one, an unknown dtype or peer, peers beside several devices.
+      UserError: numbers below one, an unknown dtype or peer; several devices with peers, for an
+        operator, or for a batch that does not split over them.
     """
     least = min(size, batch, classes, devices)
     check(least > 0, "--size, --batch, --classes and --devices must be 1 or more.")
@@ -135,6 +136,8 @@ def single(
             f'--peers: "{peer}" is none of {TORCH}, {COMPILED}, {KERAS}.',
         )
     check(devices == 1 or not names, "--devices: peers run on one device; add --peers=''.")
+    check(devices == 1 or model not in OPERATORS, f"--devices: {model} runs on one device.")
+    check(batch % devices == 0, f"--batch={batch} does not split over --devices={devices}.")
     return [Case(model, (size, size), batch, classes, dtype, peers=names, devices=devices)]
 
 

@@ -21,6 +21,10 @@ def _megabytes(record: dict, mode: str) -> str:
     return f"{record['resident'] / 1e6:.0f} (process)" if "resident" in record else ""
 
 
+def _devices(record: dict) -> int:
+    return record["case"].get("devices", 1)
+
+
 def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -> str:
     seconds = statistics.median(record[mode])
     spread = f"{min(record[mode]) * 1e3:.1f}-{max(record[mode]) * 1e3:.1f}"
@@ -29,7 +33,8 @@ def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -
     ratio = ""
     if record is not ours and ours and ours.get(mode):
         ratio = f"{seconds / statistics.median(ours[mode]):.2f}"
-    reached = share(facts, seconds, limits, dtype)
+    # The limits are those of one device, or of a whole CPU that counts as several.
+    reached = share(facts, seconds, limits, dtype) if _devices(record) == 1 else None
     cells = [
         record["title"],
         record["who"],
@@ -53,7 +58,7 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
 
     ``ours / this`` is our speed over the row's: above 1 we are faster. Memory is XLA's account of
     the program (arguments, results, temporaries) or the framework's peak; "process" is the most
-    the whole process held.
+    the whole process held. Where devices share a batch, memory, FLOPs and bytes are those of one.
     """
     lines = [heading, ""]
     rates = ", ".join(
@@ -62,6 +67,8 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
         for name, value in limits.items()
     )
     lines += [f"Measured limits: {rates}.", ""]
+    if any("case" in record and _devices(record) > 1 for record in records):
+        lines += ["Memory, GFLOP and GB are those of one device.", ""]
     lines += [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
     firsts: dict[str, dict] = {}
     for record in records:

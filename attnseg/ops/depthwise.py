@@ -247,7 +247,7 @@ def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     n, (rows, columns, _, channels) = x.shape[0], kernel.shape
     block = _block(channels, _GRADIENT_BLOCK)
     like = jnp.zeros((n, rows, columns, channels), _accumulator(x))
-    # Examples are added last, so that devices that share them meet once.
+    # Examples are added last, so that devices that share them meet once and not in each block.
     total = _by_block(_kernel_gradient_tiles, block, like, x, grad, kernel)
     return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
 

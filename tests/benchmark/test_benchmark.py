@@ -3,9 +3,11 @@
 import dataclasses
 import importlib.util
 import json
+import runpy
 
 import jax
 import pytest
+import tiny
 
 import attnseg
 from attnseg.benchmark import cases, contest, operators, ours, report, roofline, targets, worker
@@ -35,6 +37,8 @@ def test_suites_name_what_exists():
         (("swin_t", 64, 2, 10, "float32", "torch,tensorflow"), "tensorflow"),
         (("swin_t", 64, 2, 10, "float32", "", 0), "1 or more"),
         (("swin_t", 64, 2, 10, "float32", "torch", 2), "peers run on one device"),
+        (("depthwise", 64, 2, 10, "float32", "", 2), "depthwise runs on one device"),
+        (("swin_t", 64, 3, 10, "float32", "", 2), "--batch=3 does not split"),
     ],
 )
 def test_mistakes_are_named(arguments, said):
@@ -101,10 +105,29 @@ def test_several_devices_share_the_batch(shrunk):
     runs, part, _ = ours.build(dataclasses.replace(case, devices=2))
     for mode, run_once in runs.items():
         run_once()
+        run_once()  # the step takes the state that it has given
         assert 0.4 < part[mode]["flops"] / whole[mode]["flops"] < 0.8  # the update is each one's
-    for wrong, said in (({"batch": 3}, "--batch=3"), ({"devices": 64}, "JAX_NUM_CPU_DEVICES=64")):
-        with pytest.raises(UserError, match=said):
-            ours.build(dataclasses.replace(case, **{"devices": 2, **wrong}))
+    with pytest.raises(UserError, match="JAX_NUM_CPU_DEVICES=64"):
+        ours.build(dataclasses.replace(case, devices=64))
+
+
+@pytest.mark.parametrize("other", [("--suite=cpu",), ("--model=swin_t", "--compile_for=h100")])
+def test_devices_are_not_left_unheard(other):
+    launch = runpy.run_path(str(tiny.ROOT / "launch" / "benchmark.py"))
+    with pytest.raises(UserError, match="--devices goes with"):
+        launch["main"](launch["parser"].parse_args(["--devices=2", *other]))
+
+
+def test_a_table_tells_what_is_of_one_device():
+    several = record(OURS, [0.1], title=dataclasses.replace(TINY, devices=2).title)
+    several["case"]["devices"] = 2
+    several["facts"] = {"infer": {"flops": 1e9, "bytes": 1e9}}
+    limits = {"bytes": 1e9, "flops/float32": 1e9}
+    table = report.markdown([several], limits, "here")
+    row = next(line for line in table.splitlines() if line.startswith("| depthwise"))
+    assert "on 2 devices" in row and "%" not in row and "those of one device" in table
+    del several["case"]["devices"]
+    assert "%" in report.markdown([several], limits, "here")
 
 
 def test_a_network_compiled_for_another_device(shrunk):
