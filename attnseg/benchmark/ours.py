@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,7 @@ def network(case: Case, target: jax.Device | None = None):
     tx = optax.adamw(RATE)
     step = make_train_step(apply, task, tx, optax.constant_schedule(RATE), seed=0)
 
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def init(key):
         variables = model.init(key, jnp.zeros((1, h, w, 3)), train=False)
         return create_state(variables, tx, ema=False)
@@ -106,8 +108,7 @@ def network(case: Case, target: jax.Device | None = None):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         return model.apply(variables, task.inputs(images), train=False)[LOGITS]
 
-    start = jax.jit(init, out_shardings=replicated(mesh))
-    like = jax.eval_shape(start, jax.random.key(0))
+    like = jax.eval_shape(init, jax.random.key(0))
     options = {"donate_argnums": 0, "out_shardings": replicated(mesh)}
     train, train_facts = _compiled("train", step, (like, batch), target, **options)
     infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]), target)
@@ -115,7 +116,7 @@ def network(case: Case, target: jax.Device | None = None):
     facts = {"infer": infer_facts, "train": train_facts}
     if target is not None:
         return {}, facts, count
-    state = [start(jax.random.key(0))]
+    state = [init(jax.random.key(0))]
 
     def run_train() -> None:
         state[0], metrics = train(state[0], batch)

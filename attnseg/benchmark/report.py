@@ -21,10 +21,6 @@ def _megabytes(record: dict, mode: str) -> str:
     return f"{record['resident'] / 1e6:.0f} (process)" if "resident" in record else ""
 
 
-def _devices(record: dict) -> int:
-    return record["case"].get("devices", 1)
-
-
 def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -> str:
     seconds = statistics.median(record[mode])
     spread = f"{min(record[mode]) * 1e3:.1f}-{max(record[mode]) * 1e3:.1f}"
@@ -34,7 +30,7 @@ def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -
     if record is not ours and ours and ours.get(mode):
         ratio = f"{seconds / statistics.median(ours[mode]):.2f}"
     # The limits are those of one device, or of a whole CPU that counts as several.
-    reached = share(facts, seconds, limits, dtype) if _devices(record) == 1 else None
+    reached = share(facts, seconds, limits, dtype) if record["case"]["devices"] == 1 else None
     cells = [
         record["title"],
         record["who"],
@@ -67,7 +63,7 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
         for name, value in limits.items()
     )
     lines += [f"Measured limits: {rates}.", ""]
-    if any("case" in record and _devices(record) > 1 for record in records):
+    if any(record["case"]["devices"] > 1 for record in records if "error" not in record):
         lines += ["Memory, GFLOP and GB are those of one device.", ""]
     lines += [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
     firsts: dict[str, dict] = {}

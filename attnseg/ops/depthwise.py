@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import is_plain
 from attnseg.ops.resize import is_static
 
@@ -37,36 +38,21 @@ _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
 _TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 
 
-def _same_padding(kernel: Array) -> list[tuple[int, int]]:
-    return [(side // 2, side // 2) for side in kernel.shape[:2]]
-
-
 def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
     """Zeros for the kernel around the map, and some more at two of its sides.
 
     In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
     """
-    (top, bottom), (left, other) = _same_padding(kernel)
-    return jnp.pad(x, [(0, 0), (top, bottom + below), (left, other + right), (0, 0)])
+    top, left = (side // 2 for side in kernel.shape[:2])
+    return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right), (0, 0)])
 
 
 def _accumulator(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _grouped_conv(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding=_same_padding(kernel),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
 def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
-    return jax.linear_transpose(lambda k: _grouped_conv(x, k), kernel)(grad)[0]
+    return jax.linear_transpose(lambda k: direct_conv(x, k), kernel)(grad)[0]
 
 
 def _block(channels: int, most: int) -> int:
@@ -74,7 +60,9 @@ def _block(channels: int, most: int) -> int:
     return max((b for b in range(8, most + 1, 8) if channels % b == 0), default=channels)
 
 
-def _by_block(function: Callable[..., Array], block: int, like: Array, *arrays: Array) -> Array:
+def _by_block(
+    function: Callable[..., Array], block: int, like: Array | jax.ShapeDtypeStruct, *arrays: Array
+) -> Array:
     """``function(*arrays)``, for `block` of the channels, the last axis of all, at a time."""
     channels = like.shape[-1]
     if block >= channels:
@@ -246,14 +234,14 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     n, (rows, columns, _, channels) = x.shape[0], kernel.shape
     block = _block(channels, _GRADIENT_BLOCK)
-    like = jnp.zeros((n, rows, columns, channels), _accumulator(x))
+    like = jax.ShapeDtypeStruct((n, rows, columns, channels), _accumulator(x))
     # Examples are added last, so that devices that share them meet once and not in each block.
     total = _by_block(_kernel_gradient_tiles, block, like, x, grad, kernel)
     return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
 # What each platform runs, by measurement (docs/performance.md).
-FORWARD = {"cpu": _forward_cpu, "default": _grouped_conv}
+FORWARD = {"cpu": _forward_cpu, "default": direct_conv}
 KERNEL_GRADIENT = {"cpu": _kernel_gradient_cpu, "default": _kernel_gradient_conv}
 
 
@@ -267,7 +255,7 @@ def depthwise_conv(x: Array, kernel: Array) -> Array:
     Returns:
       [n h w c], in the dtype of `x`.
     """
-    return _grouped_conv(x, kernel) if is_plain() else _depthwise_conv(x, kernel)
+    return direct_conv(x, kernel) if is_plain() else _depthwise_conv(x, kernel)
 
 
 @jax.custom_vjp

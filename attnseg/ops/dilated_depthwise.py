@@ -10,20 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import is_plain
-
-
-def _grouped_conv(x: Array, kernel: Array, dilation: int) -> Array:
-    sides = [dilation * (side // 2) for side in kernel.shape[:2]]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding=[(side, side) for side in sides],
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
 
 
 def _shift_and_add(x: Array, kernel: Array, dilation: int) -> Array:
@@ -51,10 +39,10 @@ def dilated_depthwise_conv(x: Array, kernel: Array, dilation: int) -> Array:
       [n h w c], in the dtype of `x`.
     """
     if is_plain():
-        return _grouped_conv(x, kernel, dilation)
+        return direct_conv(x, kernel, dilation=dilation)
     return jax.lax.platform_dependent(
         x,
         kernel,
         cpu=lambda x, kernel: _shift_and_add(x, kernel, dilation),
-        default=lambda x, kernel: _grouped_conv(x, kernel, dilation),
+        default=lambda x, kernel: direct_conv(x, kernel, dilation=dilation),
     )

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.resize import bilinear_matrix, is_static, resize_bilinear
 
 
@@ -65,14 +65,7 @@ def _enlarge_then_multiply(
     maps: Sequence[Array], kernels: Sequence[Array], size: tuple[int, int], align_corners: bool
 ) -> Array:
     maps = [resize_bilinear(x, size, align_corners=align_corners) for x in maps]
-    half = kernels[0].shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        jnp.concatenate(maps, axis=-1),
-        jnp.concatenate(kernels, axis=2),
-        window_strides=(1, 1),
-        padding=[(half, half)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return direct_conv(jnp.concatenate(maps, axis=-1), jnp.concatenate(kernels, axis=2))
 
 
 def fusion_conv(

@@ -126,7 +126,7 @@ def test_a_table_tells_what_is_of_one_device():
     table = report.markdown([several], limits, "here")
     row = next(line for line in table.splitlines() if line.startswith("| depthwise"))
     assert "on 2 devices" in row and "%" not in row and "those of one device" in table
-    del several["case"]["devices"]
+    several["case"]["devices"] = 1
     assert "%" in report.markdown([several], limits, "here")
 
 
@@ -168,7 +168,7 @@ def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():
 
 
 def record(who, seconds, **more):
-    return {"case": {"batch": 4, "dtype": "float32"}, "title": "m", "who": who} | {
+    return {"case": {"batch": 4, "dtype": "float32", "devices": 1}, "title": "m", "who": who} | {
         "infer": seconds,
         "train": [],
         "parameters": 2_000_000,

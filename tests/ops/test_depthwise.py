@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from attnseg.core.mesh import batch_sharding, make_mesh, replicated
 from attnseg.ops import depthwise
 from attnseg.ops.depthwise import depthwise_conv
+from attnseg.ops.direct_conv import direct_conv
 
 # Every size of kernel the models have; small grids with many taps go by matrices, many channels by
 # blocks of them.
@@ -102,7 +103,7 @@ def test_float64_stays_float64(shape, size):
 def test_every_way_agrees(shape, size):
     """What other platforms and other sizes run, executed here."""
     x, kernel, grad = (jnp.float32(a) for a in arrays(shape, size))
-    expected = depthwise._grouped_conv(x, kernel)
+    expected = direct_conv(x, kernel)
     for way in (depthwise._shift_and_add, depthwise._matrix_conv):
         np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
     expected = depthwise._kernel_gradient_conv(x, grad, kernel)
@@ -140,7 +141,7 @@ def test_the_map_is_padded_once():
 def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
     x, kernel, _ = (jnp.float32(a) for a in arrays((1, 6, 7, 128), (7, 7)))
     kernel = kernel.at[0, 0, 0, 0].set(jnp.nan).at[2, 1, 0, 64].set(jnp.inf)
-    out, expected = depthwise_conv(x, kernel), depthwise._grouped_conv(x, kernel)
+    out, expected = depthwise_conv(x, kernel), direct_conv(x, kernel)
     np.testing.assert_array_equal(jnp.isfinite(out), jnp.isfinite(expected))
     finite = jnp.isfinite(expected)
     np.testing.assert_allclose(out[finite], expected[finite], atol=2e-5)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg.ops.dilated_depthwise import _grouped_conv, dilated_depthwise_conv
+from attnseg.ops.dilated_depthwise import dilated_depthwise_conv
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.fusion_conv import fusion_conv, is_cheaper
 from attnseg.ops.pixel_attention import channel_attention, linear_attention, pixel_attention
 from attnseg.ops.pooling import (
@@ -166,8 +167,8 @@ def test_dilated_depthwise_equals_grouped_convolution(grid, dilation):
     def both(x, kernel, grad):
         return [
             (out, *vjp(grad))
-            for f in (dilated_depthwise_conv, _grouped_conv)
-            for out, vjp in [jax.vjp(lambda x, k, f=f: f(x, k, dilation), x, kernel)]
+            for f in (dilated_depthwise_conv, direct_conv)
+            for out, vjp in [jax.vjp(lambda x, k, f=f: f(x, k, dilation=dilation), x, kernel)]
         ]
 
     for ours, theirs in zip(*both(x, kernel, grad), strict=True):
