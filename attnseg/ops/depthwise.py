@@ -15,7 +15,7 @@ Other platforms use XLA's grouped convolution.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import is_plain
 from attnseg.ops.resize import is_static
 
-_TILE = 64  # products written out in the kernel gradient
+_TILE = 32  # products written out in the kernel gradient
 # Taps written out in the shifted sum. More run in a loop over the rows of the kernel: 21x21 takes a
 # second to compile in place of a quarter of an hour. 11x11 would run longer.
 _SHIFTED_TAPS = 200
 _ACCUMULATORS = 4  # sums that make up a sum of taps: one alone waits for each of its additions
 # Channels worked on at a time: in the kernel gradient, and in the sum so many that a kernel of them
 # takes this many bytes. Kernels of fewer taps lose more by the scattered accesses than they gain.
-_GRADIENT_BLOCK = 16
+_GRADIENT_BLOCK = 128
 _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
 _TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 
@@ -58,22 +58,6 @@ def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
 def _block(channels: int, most: int) -> int:
     """The largest part of the channels, up to `most`, that fills vectors; all if there is none."""
     return max((b for b in range(8, most + 1, 8) if channels % b == 0), default=channels)
-
-
-def _by_block(
-    function: Callable[..., Array], block: int, like: Array | jax.ShapeDtypeStruct, *arrays: Array
-) -> Array:
-    """``function(*arrays)``, for `block` of the channels, the last axis of all, at a time."""
-    channels = like.shape[-1]
-    if block >= channels:
-        return function(*arrays)
-
-    def part(index: Array, out: Array) -> Array:
-        start = index * block
-        parts = [jax.lax.dynamic_slice_in_dim(a, start, block, axis=-1) for a in arrays]
-        return jax.lax.dynamic_update_slice_in_dim(out, function(*parts), start, axis=-1)
-
-    return jax.lax.fori_loop(0, channels // block, part, jnp.zeros_like(like))
 
 
 def _sum(terms: Sequence[Array]) -> Array:
@@ -123,40 +107,6 @@ def _tile(h: int, w: int, rows: int, columns: int) -> tuple[int, int]:
         return -(-h // a) * -(-w // b) * (4 * read + a * b * rows * columns)
 
     return min(sides, key=cost)
-
-
-def _kernel_gradient_tiles(x: Array, grad: Array, kernel: Array) -> Array:
-    """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
-
-    All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
-    it has pixels, each times one number of `grad` a channel.
-
-    Returns:
-      [n kh kw c], each example's.
-    """
-    n, h, w, c = x.shape
-    rows, columns = kernel.shape[:2]
-    a, b = _tile(h, w, rows, columns)
-    down, across = -(-h // a), -(-w // b)
-    below, right = down * a - h, across * b - w
-    padded = _pad(x, kernel, below, right)
-    grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
-    dtype = _accumulator(x)
-
-    def tile(carry: Array, place: Array) -> tuple[Array, None]:
-        start = (0, place // across * a, place % across * b, 0)
-        around = jax.lax.dynamic_slice(padded, start, (n, a + rows - 1, b + columns - 1, c))
-        part = jax.lax.dynamic_slice(grad, start, (n, a, b, c)).astype(dtype)
-        around = around.astype(dtype)
-        terms = [
-            around[:, i : i + rows, j : j + columns] * part[:, i : i + 1, j : j + 1]
-            for i in range(a)
-            for j in range(b)
-        ]
-        return carry + _sum(terms), None
-
-    zero = jnp.zeros((n, rows, columns, c), dtype)
-    return jax.lax.scan(tile, zero, jnp.arange(down * across))[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -217,6 +167,17 @@ def _apart(x: Array, kernel: Array) -> Array:
     return jax.lax.cond(taken, _shift_and_add, lambda x, _: jnp.zeros_like(x), x, kernel)
 
 
+def _in_blocks(x: Array, kernel: Array, block: int) -> Array:
+    """The convolution, `block` of the channels at a time."""
+
+    def part(index: Array, out: Array) -> Array:
+        start = index * block
+        parts = [jax.lax.dynamic_slice_in_dim(a, start, block, axis=-1) for a in (x, kernel)]
+        return jax.lax.dynamic_update_slice_in_dim(out, _apart(*parts), start, axis=-1)
+
+    return jax.lax.fori_loop(0, x.shape[-1] // block, part, jnp.zeros_like(x))
+
+
 def _forward_cpu(x: Array, kernel: Array) -> Array:
     if _pays_as_matrix(x, kernel):
         return _matrix_conv(x, kernel)
@@ -228,16 +189,50 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
     block = _block(channels, most) if taps >= _BLOCKED_TAPS else channels
     if block >= channels:
         return _shift_and_add(x, kernel)
-    return _by_block(_apart, block, x, x, kernel)
+    return _in_blocks(x, kernel, block)
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    n, (rows, columns, _, channels) = x.shape[0], kernel.shape
-    block = _block(channels, _GRADIENT_BLOCK)
-    like = jax.ShapeDtypeStruct((n, rows, columns, channels), _accumulator(x))
+    """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
+
+    All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
+    it has pixels, each times one number of `grad` a channel.
+    """
+    n, h, w, c = x.shape
+    rows, columns = kernel.shape[:2]
+    block = _block(c, _GRADIENT_BLOCK)
+    a, b = _tile(h, w, rows, columns)
+    down, across = -(-h // a), -(-w // b)
+    below, right = down * a - h, across * b - w
+    # Padded as in `_shift_and_add` where tiles fill the map, so that XLA pads once for both.
+    padded = _pad(x, kernel, max(below, 1), right)
+    grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
+    dtype = _accumulator(x)
+
+    def channels(index: Array, out: Array) -> Array:
+        first = index * block
+
+        def tile(place: Array, total: Array) -> Array:
+            start = (0, place // across * a, place % across * b, first)
+            around = jax.lax.dynamic_slice(
+                padded, start, (n, a + rows - 1, b + columns - 1, block)
+            ).astype(dtype)
+            part = jax.lax.dynamic_slice(grad, start, (n, a, b, block)).astype(dtype)
+            terms = [
+                around[:, i : i + rows, j : j + columns] * part[:, i : i + 1, j : j + 1]
+                for i in range(a)
+                for j in range(b)
+            ]
+            return total + _sum(terms)
+
+        zero = jnp.zeros((n, rows, columns, block), dtype)
+        total = jax.lax.fori_loop(0, down * across, tile, zero)
+        return jax.lax.dynamic_update_slice_in_dim(out, total, first, axis=-1)
+
+    zero = jnp.zeros((n, rows, columns, c), dtype)
     # Examples are added last, so that devices that share them meet once and not in each block.
-    total = _by_block(_kernel_gradient_tiles, block, like, x, grad, kernel)
-    return total.sum(0).reshape(kernel.shape).astype(kernel.dtype)
+    total = jax.lax.fori_loop(0, c // block, channels, zero).sum(0)
+    return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 # What each platform runs, by measurement (docs/performance.md).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,10 +77,20 @@ def _read_config(path: Path, changes: dict[str, Any] | None = None) -> ConfigDic
         raise UserError(f"{path} (a run of {name}): {error}") from error
 
 
+def _cores() -> int:
+    """Those the process may use, which XLA divides a program of a CPU for."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user chose a place or none."""
+    """Keeps compiled programs between runs, unless the user chose a place or none.
+
+    JAX would take a program that XLA divided for one core for one of many, where it is slow.
+    """
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path.home() / ".cache" / "attnseg" / "xla"
+        cache = Path.home() / ".cache" / "attnseg" / f"xla_{_cores()}_cores"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

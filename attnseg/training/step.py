@@ -69,11 +69,21 @@ def make_gradients(
         total, weight = task.loss(outputs, batch)
         return total, (weight, batch_stats)
 
-    def sums(state: TrainState, batch: Batch, key: Array):
+    def scale(weight: Array) -> Array:
+        return 1.0 / jnp.maximum(weight, 1.0)  # a batch of ignored pixels changes nothing
+
+    def mean(params: Params, batch_stats: Params, batch: Batch, key: Array):
+        total, (weight, batch_stats) = loss_sum(params, batch_stats, batch, key)
+        return total * jax.lax.stop_gradient(scale(weight)), batch_stats
+
+    def whole(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Params, Params]:
+        # Scaled before the backward pass, which saves a pass over all gradients.
+        grad = jax.value_and_grad(mean, has_aux=True)
+        (loss, batch_stats), grads = grad(state.params, state.batch_stats, batch, key)
+        return loss, batch_stats, grads
+
+    def in_parts(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Params, Params]:
         grad = jax.value_and_grad(loss_sum, has_aux=True)
-        if accumulate == 1:
-            (total, (weight, stats)), grads = grad(state.params, state.batch_stats, batch, key)
-            return total, weight, stats, grads
 
         def part(carry, inputs):
             index, rows = inputs
@@ -84,14 +94,15 @@ def make_gradients(
 
         zero = jnp.zeros((), jnp.float32)
         zeros = jax.tree_util.tree_map(jnp.zeros_like, state.params)
+        start = (zero, zero, state.batch_stats, zeros)
         inputs = (jnp.arange(accumulate), _split(batch, accumulate))
-        return jax.lax.scan(part, (zero, zero, state.batch_stats, zeros), inputs)[0]
+        total, weight, batch_stats, grads = jax.lax.scan(part, start, inputs)[0]
+        grads = jax.tree_util.tree_map(lambda g: g * scale(weight), grads)
+        return total * scale(weight), batch_stats, grads
 
     def gradients(state: TrainState, batch: Batch) -> tuple[Array, Params, Params]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        total, weight, batch_stats, grads = sums(state, batch, key)
-        scale = 1.0 / jnp.maximum(weight, 1.0)  # a batch of ignored pixels changes nothing
-        return total * scale, batch_stats, jax.tree_util.tree_map(lambda g: g * scale, grads)
+        return (whole if accumulate == 1 else in_parts)(state, batch, key)
 
     return gradients
 

@@ -37,6 +37,9 @@ SHAPES = [
     ((2, 33, 4, 16), (21, 1)),
     ((2, 11, 8, 48), (3, 3)),
     ((1, 5, 70, 24), (5, 1)),
+    ((2, 8, 8, 384), (3, 3)),
+    ((1, 9, 7, 256), (3, 3)),
+    ((1, 3, 50, 144), (1, 7)),
 ]
 
 
@@ -107,20 +110,20 @@ def test_every_way_agrees(shape, size):
     for way in (depthwise._shift_and_add, depthwise._matrix_conv):
         np.testing.assert_allclose(way(x, kernel), expected, atol=1e-5)
     expected = depthwise._kernel_gradient_conv(x, grad, kernel)
-    got = depthwise._kernel_gradient_tiles(x, grad, kernel).sum(0)[:, :, None]
+    got = depthwise._kernel_gradient_cpu(x, grad, kernel)
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_devices_that_share_the_examples_meet_once():
     """And not in the loop over blocks of channels."""
     mesh = make_mesh()
-    x = jax.ShapeDtypeStruct((8, 12, 9, 64), jnp.float32, sharding=batch_sharding(mesh))
-    kernel = jax.ShapeDtypeStruct((3, 3, 1, 64), jnp.float32, sharding=replicated(mesh))
+    x = jax.ShapeDtypeStruct((8, 12, 9, 256), jnp.float32, sharding=batch_sharding(mesh))
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 256), jnp.float32, sharding=replicated(mesh))
     gradient = jax.jit(lambda x, kernel, grad: _both(x, kernel, grad)[1][1])
     program = gradient.lower(x, kernel, x).compile().as_text()
     exchange = re.compile(r" (all-\w+|reduce-scatter|collective-\w+)\(")
     met = [line for line in program.splitlines() if exchange.search(line)]
-    assert len(met) == 1 and "f32[3,3,64]" in met[0], met
+    assert len(met) == 1 and "f32[3,3,256]" in met[0], met
 
 
 def test_low_precision_sums_in_float32():
@@ -136,6 +139,8 @@ def test_the_map_is_padded_once():
     x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 1, 16))
     program = jax.jit(depthwise_conv).lower(x, kernel).compile().as_text()
     assert set(re.findall(r"f32\[1,(\d+),10,16\]", program)) == {"11"}
+    program = jax.jit(_both).lower(x, kernel, x).compile().as_text()
+    assert program.count(" pad(") == 2  # the map, for the sum and its gradient, and `grad`
 
 
 def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
