@@ -204,7 +204,7 @@ def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
     below, right = down * a - h, across * b - w
-    # Padded as in `_shift_and_add` where tiles fill the map, so that XLA pads once for both.
+    # Where tiles fill the map, as `_shift_and_add` pads it, so that XLA does so once for both.
     padded = _pad(x, kernel, max(below, 1), right)
     grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
     dtype = _accumulator(x)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import jax
 from jax import Array
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.resize import is_static
@@ -21,10 +20,8 @@ def _product(x: Array, kernel: Array) -> Array:
 
 def _kernel_gradient(x: Array, grad: Array, *, platform: str) -> Array:
     if platform == "cpu":
-        # The barrier keeps XLA from turning the product round again, and the layout has the result
-        # turned once, where each of its readers would.
-        turned = jax.lax.optimization_barrier(grad.T @ x).T
-        return with_layout_constraint(turned, Layout((0, 1)))
+        # The barrier keeps XLA from turning the product round again.
+        return jax.lax.optimization_barrier(grad.T @ x).T
     return x.T @ grad
 
 

@@ -78,8 +78,11 @@ def _read_config(path: Path, changes: dict[str, Any] | None = None) -> ConfigDic
 
 
 def _cores() -> int:
-    """Those the process may use, which XLA divides a program of a CPU for."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
+    """How many XLA divides a program of a CPU for."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -87,7 +90,8 @@ def _cores() -> int:
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a place or none.
 
-    JAX would take a program that XLA divided for one core for one of many, where it is slow.
+    In a folder for each number of cores: XLA divides a program among them, but the key under which
+    JAX keeps it leaves them out, and a program for one core is slow on many.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path.home() / ".cache" / "attnseg" / f"xla_{_cores()}_cores"

@@ -90,7 +90,13 @@ def _both(x, kernel, grad):
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [((2, 6, 5, 2), (3, 5)), ((16, 3, 4, 2), (7, 7)), ((1, 9, 4, 64), (7, 7))]
+    ("shape", "size"),
+    [
+        ((2, 6, 5, 2), (3, 5)),
+        ((16, 3, 4, 2), (7, 7)),
+        ((1, 9, 4, 64), (7, 7)),
+        ((1, 5, 6, 256), (3, 3)),
+    ],
 )
 def test_float64_stays_float64(shape, size):
     with jax.enable_x64(True):
@@ -127,7 +133,7 @@ def test_devices_that_share_the_examples_meet_once():
 
 
 def test_low_precision_sums_in_float32():
-    x, kernel, _ = (jnp.bfloat16(a) for a in arrays((2, 40, 40, 2), (3, 3)))
+    x, kernel, _ = (jnp.bfloat16(a) for a in arrays((2, 40, 40, 256), (3, 3)))
     ones = jnp.ones_like(x)
     grad_kernel = jax.vjp(depthwise_conv, ones, kernel)[1](ones)[1]
     assert grad_kernel.dtype == jnp.bfloat16
@@ -154,7 +160,7 @@ def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
 
 @pytest.mark.parametrize("size", [(7, 7), (21, 1), (3, 3)])
 def test_examples_stay_on_their_devices(size):
-    x, kernel, grad = (jnp.float32(a) for a in arrays((4, 6, 5, 128), size))
+    x, kernel, grad = (jnp.float32(a) for a in arrays((4, 6, 5, 256), size))
     devices = jax.sharding.Mesh(jax.devices()[:4], "data")
     apart = NamedSharding(devices, PartitionSpec("data"))
     x, grad = jax.device_put((x, grad), apart)

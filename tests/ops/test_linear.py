@@ -32,18 +32,6 @@ def test_the_map_and_its_gradients(shape, width):
     np.testing.assert_allclose(kernel_grad, pixels[0].T @ pixels[1], atol=1e-5)
 
 
-def test_the_gradient_of_the_matrix_is_turned_once():
-    """And not by each that reads it."""
-
-    def read(x, kernel, grad):
-        kernel_grad = jax.vjp(linear_map, x, kernel)[1](grad)[1]
-        return jnp.sum(kernel_grad**2), kernel + kernel_grad, kernel - kernel_grad / 2
-
-    arrays = jnp.ones((4096, 64)), jnp.ones((64, 16)), jnp.ones((4096, 16))
-    program = jax.jit(read).lower(*arrays).compile().as_text()
-    assert program.count(" transpose(") == 1
-
-
 @pytest.mark.parametrize("width", [2, 9])
 def test_the_layer_maps_in_its_dtype(width):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 5))

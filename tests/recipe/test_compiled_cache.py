@@ -23,13 +23,17 @@ print(program.as_text().count("outer_dimension_partitions"))
 )
 def test_a_program_for_one_core_is_not_taken_for_two(tmp_path):
     """JAX's key of a program knows nothing of the cores that XLA divides it for."""
-    left_out = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR")
-    env = {k: v for k, v in os.environ.items() if k not in left_out}
+    left_out = ("XLA_FLAGS", "NPROC", "PJRT_NPROC")
+    env = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("JAX_")}
     env |= {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
 
-    def parts(cores: int) -> int:
+    def parts(cores: int, **more: str) -> int:
         command = [sys.executable, "-c", PROGRAM, str(cores)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=env | more, capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert [parts(1), parts(2), parts(1)] == [0, 1, 0]
+    assert [parts(1), parts(2), parts(2, NPROC="1"), parts(2)] == [0, 1, 0, 1]
+    kept = {
+        folder.name for folder in (tmp_path / ".cache/attnseg").iterdir() if any(folder.iterdir())
+    }
+    assert kept == {"xla_1_cores", "xla_2_cores"}

@@ -139,6 +139,19 @@ def test_accumulation_is_one_batch(source):
     assert_close(results[0][2], results[1][2], 1e-4)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_of_ignored_pixels_changes_nothing(source, accumulate):
+    job = on(one_device(), assemble.build_job(tiny.config(), train=source, val=source))
+    state = loop.initial_state(job, loop.abstract_state(job)[1])
+    batch = first_batch(job)
+    batch["label"] = np.full_like(batch["label"], 255)
+    gradients = loop.make_gradients(
+        job.apply_train, job.evaluation.task, seed=job.seed, accumulate=accumulate
+    )
+    loss, _, grads = jax.jit(gradients)(state, to_device(batch, job.evaluation.mesh))
+    assert loss == 0 and not any(np.any(g) for g in jax.tree_util.tree_leaves(grads))
+
+
 def first_batch(job):
     batches = job.train_batches(0)
     batch = next(batches)
