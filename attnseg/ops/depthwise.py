@@ -15,7 +15,7 @@ Other platforms use XLA's grouped convolution.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,18 @@ def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
 def _block(channels: int, most: int) -> int:
     """The largest part of the channels, up to `most`, that fills vectors; all if there is none."""
     return max((b for b in range(8, most + 1, 8) if channels % b == 0), default=channels)
+
+
+def _by_block(
+    function: Callable[[Array], Array], block: int, like: Array | jax.ShapeDtypeStruct
+) -> Array:
+    """``function(first)``, of `block` channels from the first on, for all: the last axis."""
+
+    def part(index: Array, out: Array) -> Array:
+        first = index * block
+        return jax.lax.dynamic_update_slice_in_dim(out, function(first), first, axis=-1)
+
+    return jax.lax.fori_loop(0, like.shape[-1] // block, part, jnp.zeros_like(like))
 
 
 def _sum(terms: Sequence[Array]) -> Array:
@@ -167,17 +179,6 @@ def _apart(x: Array, kernel: Array) -> Array:
     return jax.lax.cond(taken, _shift_and_add, lambda x, _: jnp.zeros_like(x), x, kernel)
 
 
-def _in_blocks(x: Array, kernel: Array, block: int) -> Array:
-    """The convolution, `block` of the channels at a time."""
-
-    def part(index: Array, out: Array) -> Array:
-        start = index * block
-        parts = [jax.lax.dynamic_slice_in_dim(a, start, block, axis=-1) for a in (x, kernel)]
-        return jax.lax.dynamic_update_slice_in_dim(out, _apart(*parts), start, axis=-1)
-
-    return jax.lax.fori_loop(0, x.shape[-1] // block, part, jnp.zeros_like(x))
-
-
 def _forward_cpu(x: Array, kernel: Array) -> Array:
     if _pays_as_matrix(x, kernel):
         return _matrix_conv(x, kernel)
@@ -189,7 +190,12 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
     block = _block(channels, most) if taps >= _BLOCKED_TAPS else channels
     if block >= channels:
         return _shift_and_add(x, kernel)
-    return _in_blocks(x, kernel, block)
+
+    def part(first: Array) -> Array:
+        parts = [jax.lax.dynamic_slice_in_dim(a, first, block, axis=-1) for a in (x, kernel)]
+        return _apart(*parts)
+
+    return _by_block(part, block, x)
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
@@ -209,9 +215,7 @@ def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
     dtype = _accumulator(x)
 
-    def channels(index: Array, out: Array) -> Array:
-        first = index * block
-
+    def tiles(first: Array) -> Array:
         def tile(place: Array, total: Array) -> Array:
             start = (0, place // across * a, place % across * b, first)
             around = jax.lax.dynamic_slice(
@@ -226,12 +230,11 @@ def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
             return total + _sum(terms)
 
         zero = jnp.zeros((n, rows, columns, block), dtype)
-        total = jax.lax.fori_loop(0, down * across, tile, zero)
-        return jax.lax.dynamic_update_slice_in_dim(out, total, first, axis=-1)
+        return jax.lax.fori_loop(0, down * across, tile, zero)
 
-    zero = jnp.zeros((n, rows, columns, c), dtype)
+    each = jax.ShapeDtypeStruct((n, rows, columns, c), dtype)
     # Examples are added last, so that devices that share them meet once and not in each block.
-    total = jax.lax.fori_loop(0, c // block, channels, zero).sum(0)
+    total = _by_block(tiles, block, each).sum(0)
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 

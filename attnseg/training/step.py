@@ -76,7 +76,7 @@ def make_gradients(
         total, (weight, batch_stats) = loss_sum(params, batch_stats, batch, key)
         return total * jax.lax.stop_gradient(scale(weight)), batch_stats
 
-    def whole(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Params, Params]:
+    def at_once(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Params, Params]:
         # Scaled before the backward pass, which saves a pass over all gradients.
         grad = jax.value_and_grad(mean, has_aux=True)
         (loss, batch_stats), grads = grad(state.params, state.batch_stats, batch, key)
@@ -97,12 +97,12 @@ def make_gradients(
         start = (zero, zero, state.batch_stats, zeros)
         inputs = (jnp.arange(accumulate), _split(batch, accumulate))
         total, weight, batch_stats, grads = jax.lax.scan(part, start, inputs)[0]
-        grads = jax.tree_util.tree_map(lambda g: g * scale(weight), grads)
-        return total * scale(weight), batch_stats, grads
+        factor = scale(weight)
+        return total * factor, batch_stats, jax.tree_util.tree_map(lambda g: g * factor, grads)
 
     def gradients(state: TrainState, batch: Batch) -> tuple[Array, Params, Params]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        return (whole if accumulate == 1 else in_parts)(state, batch, key)
+        return (at_once if accumulate == 1 else in_parts)(state, batch, key)
 
     return gradients
 
