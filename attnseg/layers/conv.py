@@ -12,6 +12,7 @@ from jax import Array
 from attnseg.ops.conv3x3 import conv3x3
 from attnseg.ops.depthwise import depthwise_conv
 from attnseg.ops.linear import linear_map
+from attnseg.ops.residual_depthwise import residual_depthwise
 from attnseg.ops.strided_conv import strided_conv
 
 # torch's `trunc_normal_(std=0.02)` cuts at +-2, a hundred deviations: in effect it never cuts.
@@ -93,11 +94,15 @@ class PatchConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with bias, stride 1, that keeps the grid."""
+    """Depthwise convolution with bias, stride 1, that keeps the grid.
+
+    `residual`: ``x + gelu(convolution + bias)`` in place of convolution and bias.
+    """
 
     kernel: tuple[int, int] = (3, 3)
     dtype: jnp.dtype | None = None
     kernel_init: nn.initializers.Initializer = depthwise_init
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -106,6 +111,8 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*self.kernel, 1, c), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if self.residual:
+            return residual_depthwise(x, kernel, bias)
         return depthwise_conv(x, kernel) + bias
 
 

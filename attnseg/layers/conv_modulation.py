@@ -57,7 +57,7 @@ class ConvFFN(nn.Module):
         """[n h w c] -> [n h w c]."""
         c = x.shape[-1]
         x = gelu(linear(c * self.ratio, dtype=self.dtype, name="expand")(x))
-        x = x + gelu(DepthwiseConv((3, 3), self.dtype, linear_init, name="depthwise")(x))
+        x = DepthwiseConv((3, 3), self.dtype, linear_init, residual=True, name="depthwise")(x)
         return linear(c, dtype=self.dtype, name="project")(x)
 
 

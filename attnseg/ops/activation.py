@@ -50,7 +50,8 @@ def _normal_cdf(x: Array) -> Array:
 _gelu = jax.custom_vjp(_gelu_value)
 
 
-def _gelu_slope(x: Array) -> Array:
+def gelu_slope(x: Array) -> Array:
+    """Derivative of `gelu`."""
     if x.dtype != jnp.float32:
         density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
         return _normal_cdf(x) + x * density
@@ -66,7 +67,7 @@ def _polynomial(constants: Sequence[float], x: Array) -> Array:
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return _gelu_value(x), _gelu_slope(x)
+    return _gelu_value(x), gelu_slope(x)
 
 
 def _gelu_backward(slope: Array, gradient: Array) -> tuple[Array]:

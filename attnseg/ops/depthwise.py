@@ -38,7 +38,7 @@ _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
 _TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 
 
-def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
+def pad(x: Array, kernel: Array, below: int, right: int) -> Array:
     """Zeros for the kernel around the map, and some more at two of its sides.
 
     In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
@@ -77,11 +77,17 @@ def _sum(terms: Sequence[Array]) -> Array:
 
 
 def _shift_and_add(x: Array, kernel: Array) -> Array:
-    _, h, w, _ = x.shape
+    return sum_of_taps(pad(x, kernel, 1, 0), kernel, *x.shape[1:3])
+
+
+def sum_of_taps(padded: Array, kernel: Array, h: int, w: int) -> Array:
+    """Convolution of an h x w map, which `pad` has given at least a row more than the kernel needs.
+
+    A row too many is cut off without being computed. The cut keeps XLA from drawing the sum into a
+    fusion of its matrix library, for which it would write out every moved map.
+    """
+    n, c = padded.shape[0], padded.shape[-1]
     rows, columns = kernel.shape[:2]
-    # A row too many, which is cut off without being computed. The cut keeps XLA from drawing the
-    # sum into a fusion of its matrix library, for which it would write out every moved map.
-    padded = _pad(x, kernel, 1, 0)
     if rows * columns <= _SHIFTED_TAPS:
         terms = [
             padded[:, i : i + h + 1, j : j + w] * kernel[i, j, 0]
@@ -95,8 +101,8 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
         taps = jax.lax.dynamic_index_in_dim(kernel[:, :, 0], i, keepdims=False)
         return total + _sum([below[:, :, j : j + w] * taps[j] for j in range(columns)]), None
 
-    zero = jnp.zeros((x.shape[0], h + 1, w, x.shape[-1]), _accumulator(x))
-    return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h].astype(x.dtype)
+    zero = jnp.zeros((n, h + 1, w, c), _accumulator(padded))
+    return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h].astype(padded.dtype)
 
 
 def _tile(h: int, w: int, rows: int, columns: int) -> tuple[int, int]:
@@ -198,22 +204,32 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
     return _by_block(part, block, x)
 
 
-def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    """Sums over pixels of ``x`` moved by each tap times ``grad``, a tile of pixels at a time.
+def pad_for_gradient(x: Array, kernel: Array) -> Array:
+    """`pad` with what both `sum_of_taps` and `kernel_gradient_of` need of an h x w map."""
+    h, w = x.shape[1:3]
+    a, b = _tile(h, w, *kernel.shape[:2])
+    # Where tiles fill the map this is what `_shift_and_add` asks for, so that XLA pads once.
+    return pad(x, kernel, max(-h % a, 1), -w % b)
 
-    All taps of a pixel are a part of `x` as large as the kernel: a tile adds as many such parts as
-    it has pixels, each times one number of `grad` a channel.
+
+def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
+    """Sums over pixels of a map moved by each tap times ``grad``, a tile of pixels at a time.
+
+    All taps of a pixel are a part of the map as large as the kernel: a tile adds as many such parts
+    as it has pixels, each times one number of `grad` a channel.
+
+    Args:
+      padded: the map, by `pad_for_gradient`.
+      grad: [n h w c].
+      kernel: [kh kw 1 c].
     """
-    n, h, w, c = x.shape
+    n, h, w, c = grad.shape
     rows, columns = kernel.shape[:2]
     block = _block(c, _GRADIENT_BLOCK)
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
-    below, right = down * a - h, across * b - w
-    # Where tiles fill the map, as `_shift_and_add` pads it, so that XLA does so once for both.
-    padded = _pad(x, kernel, max(below, 1), right)
-    grad = jnp.pad(grad, [(0, 0), (0, below), (0, right), (0, 0)])
-    dtype = _accumulator(x)
+    grad = jnp.pad(grad, [(0, 0), (0, -h % a), (0, -w % b), (0, 0)])
+    dtype = _accumulator(grad)
 
     def tiles(first: Array) -> Array:
         def tile(place: Array, total: Array) -> Array:
@@ -236,6 +252,10 @@ def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
     # Examples are added last, so that devices that share them meet once and not in each block.
     total = _by_block(tiles, block, each).sum(0)
     return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
+    return kernel_gradient_of(pad_for_gradient(x, kernel), grad, kernel)
 
 
 # What each platform runs, by measurement (docs/performance.md).
