@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.layers.norm import BatchNorm
 from attnseg.ops.activation import relu
 
@@ -28,7 +28,7 @@ class BiasedConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w c] -> [n h w features]."""
-        x = conv(self.features, self.kernel, use_bias=False, dtype=self.dtype, name="conv")(x)
+        x = Conv(self.features, self.kernel, use_bias=False, dtype=self.dtype, name="conv")(x)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x = BatchNorm(dtype=self.dtype, name="norm")(x, train=train, shift=bias)
         return x if self.activation is None else self.activation(x)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.channels import add_bias
 from attnseg.ops.conv3x3 import conv3x3
 from attnseg.ops.depthwise import depthwise_conv
+from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.linear import linear_map
 from attnseg.ops.residual_depthwise import residual_depthwise
 from attnseg.ops.strided_conv import strided_conv
@@ -20,12 +20,23 @@ linear_init = nn.initializers.normal(0.02)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _dense(x: Array, kernel: Array, dimensions, precision=None) -> Array:
-    """What `nn.Dense` calls; its dimensions are always these."""
-    return linear_map(x, kernel)
+class Linear(nn.Module):
+    """Linear map of the last axis."""
 
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = linear_init
 
-linear = functools.partial(nn.Dense, kernel_init=linear_init, dot_general=_dense)
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[... c] -> [... features]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        y = linear_map(x, kernel)
+        if not self.use_bias:
+            return y
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32))
 
 
 def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -33,41 +44,38 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Arr
     return jax.random.normal(key, shape, dtype) * (2.0 / (shape[0] * shape[1])) ** 0.5
 
 
-def _pointwise(x: Array, kernel: Array, strides, padding, **_) -> Array:
-    """What `nn.Conv` calls: a 1x1 convolution [n h w c] * [1 1 c o] is a matrix product.
-
-    As a convolution, the gradient of its kernel transposes both maps on a CPU.
-    """
-    return linear_map(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-
-
-def _conv3x3(x: Array, kernel: Array, strides, padding, *, rhs_dilation, **_) -> Array:
-    """What `nn.Conv` calls; the padding is the dilation."""
-    return conv3x3(x, kernel, rhs_dilation[0])
+def _convolution(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    side = kernel.shape[0]
+    if side == 1:  # as a convolution, the gradient of its kernel turns both maps on a CPU
+        return linear_map(x[:, ::stride, ::stride], kernel[0, 0])
+    if side == 3 and stride == 1:
+        return conv3x3(x, kernel, dilation)
+    if stride > 1 and dilation == 1 and side % 2:
+        return strided_conv(x, kernel, stride)
+    return direct_conv(x, kernel, stride=stride, dilation=dilation)
 
 
-def _strided(x: Array, kernel: Array, strides, padding, **_) -> Array:
-    """What `nn.Conv` calls; the padding is half the kernel."""
-    return strided_conv(x, kernel, strides[0])
-
-
-def conv(features: int, kernel: int, stride: int = 1, dilation: int = 1, **kwargs) -> nn.Conv:
+class Conv(nn.Module):
     """Square convolution padded alike on every side (SAME would be lopsided)."""
-    kwargs.setdefault("kernel_init", conv_init)
-    if kernel == 1:
-        kwargs["conv_general_dilated"] = _pointwise
-    if kernel == 3 and stride == 1:
-        kwargs["conv_general_dilated"] = _conv3x3
-    if kernel > 1 and kernel % 2 and stride > 1 and dilation == 1:
-        kwargs["conv_general_dilated"] = _strided
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=dilation * (kernel // 2),
-        kernel_dilation=dilation,
-        **kwargs,
-    )
+
+    features: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = conv_init
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n h w c] -> [n ceil(h/stride) ceil(w/stride) features]."""
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        y = _convolution(x, kernel, self.stride, self.dilation)
+        if not self.use_bias:
+            return y
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32))
 
 
 class PatchConv(nn.Module):
@@ -88,9 +96,9 @@ class PatchConv(nn.Module):
         rows, columns = h // p, w // p
         kernel = self.param("kernel", conv_init, (p, p, c, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         x = x[:, : rows * p, : columns * p].reshape(n, rows, p, columns, p, c)
-        return jnp.einsum("nhiwjc,ijco->nhwo", x, kernel) + bias
+        return add_bias(jnp.einsum("nhiwjc,ijco->nhwo", x, kernel), bias)
 
 
 class DepthwiseConv(nn.Module):
@@ -110,10 +118,10 @@ class DepthwiseConv(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (*self.kernel, 1, c), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.residual:
             return residual_depthwise(x, kernel, bias)
-        return depthwise_conv(x, kernel) + bias
+        return add_bias(depthwise_conv(x, kernel), bias)
 
 
 class KeyLinear(nn.Module):

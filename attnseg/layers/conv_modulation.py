@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.errors import lookup
-from attnseg.layers.conv import DepthwiseConv, linear, linear_init
+from attnseg.layers.conv import DepthwiseConv, Linear, linear_init
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
 from attnseg.layers.record import record, strength
 from attnseg.ops.activation import gelu
+from attnseg.ops.channels import scale_channels
 
 EPSILON = 1e-6  # of every LayerNorm of the network
 FUSIONS = {"hadamard": jnp.multiply, "sum": jnp.add}  # the paper's choice, and its ablation
@@ -37,13 +38,13 @@ class ConvModulation(nn.Module):
         """
         c = x.shape[-1]
         fuse = lookup(FUSIONS, self.fusion, "fusion")
-        context = gelu(linear(c, dtype=self.dtype, name="context")(x))
+        context = gelu(Linear(c, dtype=self.dtype, name="context")(x))
         context = DepthwiseConv(
             (self.kernel, self.kernel), self.dtype, linear_init, name="depthwise"
         )(context)
         record(self, lambda: strength(context, "modulation"))
-        value = linear(c, dtype=self.dtype, name="value")(x)
-        return linear(c, dtype=self.dtype, name="out")(fuse(context, value))
+        value = Linear(c, dtype=self.dtype, name="value")(x)
+        return Linear(c, dtype=self.dtype, name="out")(fuse(context, value))
 
 
 class ConvFFN(nn.Module):
@@ -56,9 +57,9 @@ class ConvFFN(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
         c = x.shape[-1]
-        x = gelu(linear(c * self.ratio, dtype=self.dtype, name="expand")(x))
+        x = gelu(Linear(c * self.ratio, dtype=self.dtype, name="expand")(x))
         x = DepthwiseConv((3, 3), self.dtype, linear_init, residual=True, name="depthwise")(x)
-        return linear(c, dtype=self.dtype, name="project")(x)
+        return Linear(c, dtype=self.dtype, name="project")(x)
 
 
 class Conv2FormerBlock(nn.Module):
@@ -85,4 +86,4 @@ class Conv2FormerBlock(nn.Module):
         if not self.layer_scale:
             return y
         init = nn.initializers.constant(self.layer_scale)
-        return y * self.param(name, init, (y.shape[-1],), jnp.float32).astype(y.dtype)
+        return scale_channels(y, self.param(name, init, (y.shape[-1],), jnp.float32))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.layers.conv import conv, conv_init, linear
+from attnseg.layers.conv import Conv, Linear, conv_init
 from attnseg.layers.norm import BatchNorm
 from attnseg.ops.activation import relu
 
@@ -30,7 +30,7 @@ class ConvNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w c] -> [n h/stride w/stride features]."""
         if self.kernel == 1 and self.stride == 1:
-            x = linear(
+            x = Linear(
                 self.features,
                 use_bias=False,
                 kernel_init=conv_init,
@@ -38,7 +38,7 @@ class ConvNorm(nn.Module):
                 name="conv",
             )(x)
         else:
-            x = conv(
+            x = Conv(
                 self.features,
                 self.kernel,
                 self.stride,

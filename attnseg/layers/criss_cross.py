@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.layers.conv import KeyLinear, linear
+from attnseg.layers.conv import KeyLinear, Linear
 from attnseg.layers.record import CrissCrossRecord, record
 from attnseg.ops.criss_cross import criss_cross_attention
 
@@ -34,9 +34,9 @@ class CrissCrossAttention(nn.Module):
             c >= self.reduction,
             f"criss-cross attention: {c} channels cannot be reduced {self.reduction} times.",
         )
-        query = linear(c // self.reduction, dtype=self.dtype, name="query")(x)
+        query = Linear(c // self.reduction, dtype=self.dtype, name="query")(x)
         key = KeyLinear(c // self.reduction, dtype=self.dtype, name="key")(x)
-        value = linear(c, dtype=self.dtype, name="value")(x)
+        value = Linear(c, dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         record(self, lambda: CrissCrossRecord(query, key))
         out = criss_cross_attention(query, key, value)

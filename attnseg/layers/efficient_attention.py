@@ -10,7 +10,7 @@ from einops import rearrange
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.layers.conv import DepthwiseConv, KeyLinear, PatchConv, linear
+from attnseg.layers.conv import DepthwiseConv, KeyLinear, Linear, PatchConv
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
 from attnseg.layers.record import PairRecord, record
@@ -35,15 +35,15 @@ class EfficientAttention(nn.Module):
             f"the image is too small: a grid of {h}x{w} cannot be reduced {self.reduction} times; "
             "sides of at least 32 pixels are needed.",
         )
-        query = linear(c, dtype=self.dtype, name="query")(x)
+        query = Linear(c, dtype=self.dtype, name="query")(x)
         if self.reduction > 1:
             x = PatchConv(c, self.reduction, dtype=self.dtype, name="reduce")(x)
             x = LayerNorm(self.epsilon, dtype=self.dtype, name="reduce_norm")(x)
         key = KeyLinear(c, dtype=self.dtype, name="key")(x)
-        value = linear(c, dtype=self.dtype, name="value")(x)
+        value = Linear(c, dtype=self.dtype, name="value")(x)
         record(self, lambda: self._record(query, key))
         x = dot_product_attention(query, key, value, self.heads)
-        return linear(c, dtype=self.dtype, name="out")(x)
+        return Linear(c, dtype=self.dtype, name="out")(x)
 
     def _record(self, query: Array, key: Array) -> PairRecord:
         split = functools.partial(rearrange, pattern="n h w (m d) -> n h w m d", m=self.heads)
@@ -64,11 +64,11 @@ class MixFFN(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
         c = x.shape[-1]
-        x = linear(c * self.ratio, dtype=self.dtype, name="expand")(x)
+        x = Linear(c * self.ratio, dtype=self.dtype, name="expand")(x)
         if self.mix:
             x = DepthwiseConv(dtype=self.dtype, name="depthwise")(x)
         x = gelu(x)
-        return linear(c, dtype=self.dtype, name="project")(x)
+        return Linear(c, dtype=self.dtype, name="project")(x)
 
 
 class SegFormerBlock(nn.Module):

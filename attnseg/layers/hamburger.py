@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.layers.conv import conv_init, linear
+from attnseg.layers.conv import Linear, conv_init
 from attnseg.layers.norm import CONSTANTS, GroupNorm
 from attnseg.layers.record import MapsRecord, record
 from attnseg.ops.activation import relu
@@ -86,7 +86,7 @@ class Hamburger(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w c] -> [n h w c], not negative."""
         n, h, w, c = x.shape
-        dense = functools.partial(linear, kernel_init=conv_init, dtype=self.dtype)
+        dense = functools.partial(Linear, kernel_init=conv_init, dtype=self.dtype)
         y = relu(dense(self.channels, name="ham_in")(x)).reshape(n, h * w, self.channels)
         steps = self.train_steps if train else self.eval_steps
         coef, bases = factors(y, jnp.asarray(self._bases(n, train)), steps, self.gradient)

@@ -8,18 +8,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from attnseg.layers.conv import DepthwiseConv, conv_init, linear
+from attnseg.layers.conv import DepthwiseConv, Linear, conv_init
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import BatchNorm
 from attnseg.layers.record import record, strength
 from attnseg.ops.activation import gelu
+from attnseg.ops.channels import scale_channels
 
 LOCAL = 5  # side of the convolution that gathers local information
 STRIPS = (7, 11, 21)  # sides of the square kernels that pairs of strips stand for
 LAYER_SCALE = 1e-2
 
 # The reference's 1x1 convolutions start like its other convolutions, normal by fan-out.
-pointwise = functools.partial(linear, kernel_init=conv_init)
+pointwise = functools.partial(Linear, kernel_init=conv_init)
 
 
 class StripConv(nn.Module):
@@ -89,7 +90,7 @@ class MSCANBlock(nn.Module):
         y = module(BatchNorm(dtype=self.dtype, name=f"norm{index}")(x, train=train))
         init = nn.initializers.constant(LAYER_SCALE)
         scale = self.param(f"layer_scale{index}", init, (x.shape[-1],), jnp.float32)
-        y = y * scale.astype(y.dtype)
+        y = scale_channels(y, scale)
         return x + DropPath(self.drop_path, name=f"drop{index}")(y, train=train)
 
     @nn.compact

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.errors import check
-from attnseg.layers.conv import KeyLinear, conv_init, linear
+from attnseg.layers.conv import KeyLinear, Linear, conv_init
 from attnseg.layers.norm import BatchNorm
 from attnseg.layers.record import PairRecord, record
 from attnseg.ops.pixel_attention import channel_attention, linear_attention, pixel_attention
@@ -54,7 +54,7 @@ class NonLocal2d(nn.Module):
         check(width >= 1, f"nonlocal: {c} channels cannot be reduced {self.reduction} times.")
 
         def embed(name: str) -> Array:
-            return linear(width, dtype=self.dtype, kernel_init=embed_init, name=name)(x)
+            return Linear(width, dtype=self.dtype, kernel_init=embed_init, name=name)(x)
 
         value = embed("value")
         if self.mode == "gaussian":
@@ -68,7 +68,7 @@ class NonLocal2d(nn.Module):
             key = KeyLinear(width, dtype=self.dtype, name="key")(x)
             record(self, lambda: _one_head(query, key))
             y = pixel_attention(query, key, value)
-        y = linear(c, use_bias=False, kernel_init=conv_init, dtype=self.dtype, name="out")(y)
+        y = Linear(c, use_bias=False, kernel_init=conv_init, dtype=self.dtype, name="out")(y)
         # Zero at first: the block starts as the identity.
         norm = BatchNorm(scale_init=nn.initializers.zeros, dtype=self.dtype, name="norm")
         return x + norm(y, train=train)
@@ -83,9 +83,9 @@ class PositionAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
-        query = linear(self.width, dtype=self.dtype, name="query")(x)
+        query = Linear(self.width, dtype=self.dtype, name="query")(x)
         key = KeyLinear(self.width, dtype=self.dtype, name="key")(x)
-        value = linear(x.shape[-1], dtype=self.dtype, name="value")(x)
+        value = Linear(x.shape[-1], dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         record(self, lambda: _one_head(query, key))
         return x + gamma.astype(x.dtype) * pixel_attention(query, key, value)

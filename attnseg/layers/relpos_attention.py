@@ -12,7 +12,7 @@ from einops import rearrange
 from jax import Array
 
 from attnseg.core.errors import check, lookup
-from attnseg.layers.conv import KeyLinear, linear
+from attnseg.layers.conv import KeyLinear, Linear
 from attnseg.layers.record import DenseRecord, record
 from attnseg.ops.pooling import average_patches
 from attnseg.ops.relative_position import (
@@ -95,12 +95,12 @@ class MHSA(nn.Module):
         _, h, w, c = x.shape
         kernel_init = nn.initializers.normal(c**-0.5)
         options = dict(use_bias=self.use_bias, kernel_init=kernel_init, dtype=self.dtype)
-        query = linear(self.features, **options, name="query")(x)
+        query = Linear(self.features, **options, name="query")(x)
         if self.use_bias:
             key = KeyLinear(self.features, dtype=self.dtype, name="key")(x)
         else:
-            key = linear(self.features, **options, name="key")(x)
-        value = linear(self.features, **options, name="value")(x)
+            key = Linear(self.features, **options, name="key")(x)
+        value = Linear(self.features, **options, name="value")(x)
         query, key, value = (
             rearrange(a, "n h w (m d) -> n h w m d", m=self.heads) for a in (query, key, value)
         )

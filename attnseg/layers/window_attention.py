@@ -9,7 +9,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from attnseg.layers.conv import KeyLinear, linear, linear_init
+from attnseg.layers.conv import KeyLinear, Linear, linear_init
 from attnseg.layers.drop import DropPath
 from attnseg.layers.norm import LayerNorm
 from attnseg.layers.record import WindowRecord, record
@@ -69,9 +69,9 @@ class WindowAttention(nn.Module):
         x = jnp.roll(x, (-shift[0], -shift[1]), (1, 2))
 
         sizes = dict(m=self.heads, a=window[0], b=window[1])
-        query = linear(c, dtype=self.dtype, name="query")(x) * (c // self.heads) ** -0.5
+        query = Linear(c, dtype=self.dtype, name="query")(x) * (c // self.heads) ** -0.5
         key = KeyLinear(c, dtype=self.dtype, name="key")(x)
-        value = linear(c, dtype=self.dtype, name="value")(x)
+        value = Linear(c, dtype=self.dtype, name="value")(x)
         query, key, value = (
             rearrange(t, "n (i a) (j b) (m d) -> n (i j) (a b) m d", **sizes)
             for t in (query, key, value)
@@ -90,7 +90,7 @@ class WindowAttention(nn.Module):
             x, "n (i j) (a b) m d -> n (i a) (j b) (m d)", i=grid[0] // window[0], **sizes
         )
         x = jnp.roll(x, shift, (1, 2))[:, :h, :w]
-        return linear(c, dtype=self.dtype, name="out")(x)
+        return Linear(c, dtype=self.dtype, name="out")(x)
 
 
 class FFN(nn.Module):
@@ -103,8 +103,8 @@ class FFN(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[... c] -> [... c]."""
         c = x.shape[-1]
-        x = gelu(linear(c * self.ratio, dtype=self.dtype, name="expand")(x))
-        return linear(c, dtype=self.dtype, name="project")(x)
+        x = gelu(Linear(c * self.ratio, dtype=self.dtype, name="expand")(x))
+        return Linear(c, dtype=self.dtype, name="project")(x)
 
 
 class SwinBlock(nn.Module):

@@ -12,6 +12,7 @@ import jax
 from jax import Array
 
 from attnseg.ops.activation import gelu, gelu_slope
+from attnseg.ops.channels import add_bias
 from attnseg.ops.depthwise import (
     depthwise_conv,
     kernel_gradient_of,
@@ -31,7 +32,7 @@ def residual_depthwise(x: Array, kernel: Array, bias: Array) -> Array:
       bias: [c].
 
     Returns:
-      [n h w c], in the dtype of all three.
+      [n h w c], in the dtype of `x` and `kernel`.
     """
     if is_plain() or not is_static(*x.shape[1:3]):
         return _composed(x, kernel, bias)
@@ -40,7 +41,7 @@ def residual_depthwise(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def _composed(x: Array, kernel: Array, bias: Array) -> Array:
-    return x + gelu(depthwise_conv(x, kernel) + bias)
+    return x + gelu(add_bias(depthwise_conv(x, kernel), bias))
 
 
 def _forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -48,7 +49,7 @@ def _forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, 
     top, left = (side // 2 for side in kernel.shape[:2])
     # Without the barrier XLA takes the middle from `x`, and writes that out as well.
     padded = jax.lax.optimization_barrier(pad_for_gradient(x, kernel))
-    moved = sum_of_taps(padded, kernel, h, w) + bias
+    moved = add_bias(sum_of_taps(padded, kernel, h, w), bias)
     return padded[:, top : top + h, left : left + w] + gelu(moved), (padded, kernel, bias)
 
 
@@ -59,10 +60,10 @@ def _own(x: Array, kernel: Array, bias: Array) -> Array:
 
 def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, Array, Array]:
     padded, kernel, bias = kept
-    moved = sum_of_taps(padded, kernel, *grad.shape[1:3]) + bias
-    inner = grad * gelu_slope(moved)
+    moved, of_sum = jax.vjp(add_bias, sum_of_taps(padded, kernel, *grad.shape[1:3]), bias)
+    inner, of_bias = of_sum(grad * gelu_slope(moved))
     of_x = grad + depthwise_conv(inner, kernel[::-1, ::-1])
-    return of_x, kernel_gradient_of(padded, inner, kernel), inner.sum((0, 1, 2))
+    return of_x, kernel_gradient_of(padded, inner, kernel), of_bias
 
 
 _own.defvjp(_forward, _backward)

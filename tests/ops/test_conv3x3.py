@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.ops import conv3x3 as ops
 from attnseg.ops.conv3x3 import conv3x3
 from attnseg.ops.direct_conv import direct_conv
@@ -92,7 +92,7 @@ def test_where_they_do_not(shape, dtype, dilation):
 
 def test_the_layer_uses_it():
     x = jax.random.normal(jax.random.key(0), (1, 12, 8, 64))
-    layer = conv(64, 3, dilation=2)
+    layer = Conv(64, 3, dilation=2)
     params = layer.init(jax.random.key(1), x)["params"]
     traced = jax.make_jaxpr(lambda x: layer.apply({"params": params}, x))(x)
     assert "custom_vjp" in str(traced)

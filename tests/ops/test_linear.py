@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg.layers.conv import conv, linear
+from attnseg.layers.conv import Conv, Linear
 from attnseg.ops.linear import linear_map
 
 SHAPES = [((2, 5, 7, 12), 3), ((2, 5, 7, 3), 12), ((6, 9), 4), ((4, 3, 8), 8)]
@@ -35,7 +35,7 @@ def test_the_map_and_its_gradients(shape, width):
 @pytest.mark.parametrize("width", [2, 9])
 def test_the_layer_maps_in_its_dtype(width):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 5))
-    layer = linear(width, dtype=jnp.bfloat16)
+    layer = Linear(width, dtype=jnp.bfloat16)
     params = layer.init(jax.random.key(1), x)["params"]
     assert params["kernel"].dtype == jnp.float32 and params["kernel"].shape == (5, width)
     out, vjp = jax.vjp(lambda p: layer.apply({"params": p}, x), params)
@@ -46,7 +46,7 @@ def test_the_layer_maps_in_its_dtype(width):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_convolution_of_one_pixel_is_that_map(stride):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 6))
-    layer = conv(4, 1, stride)
+    layer = Conv(4, 1, stride)
     params = layer.init(jax.random.key(1), x)["params"]
     assert params["kernel"].shape == (1, 1, 6, 4)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnseg.core.compiler import compiler_options
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.ops.layer_norm import layer_norm
 from attnseg.ops.platforms import PLATFORMS
 from attnseg.ops.strided_conv import _gradients, strided_conv
@@ -51,7 +51,7 @@ def test_any_map(size, side, stride):
 
 def test_gradients_are_products():
     """XLA's would be two more convolutions, over a map full of zeros and by one."""
-    layer = conv(8, 3, 2)
+    layer = Conv(8, 3, 2)
     x = jnp.ones((1, 8, 8, 4))
     params = layer.init(jax.random.key(0), x)
 
@@ -95,7 +95,7 @@ def test_gradients_agree_on_all_platforms():
 @pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (2, 1)])
 def test_other_convolutions_with_a_stride_are_as_they_were(kernel, dilation):
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
-    layer = conv(4, kernel, 2, dilation, use_bias=False)
+    layer = Conv(4, kernel, 2, dilation, use_bias=False)
     params = layer.init(jax.random.key(1), x)
 
     def plain(params, x):

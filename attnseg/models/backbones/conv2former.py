@@ -13,7 +13,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv, linear, linear_init
+from attnseg.layers.conv import Conv, Linear, linear_init
 from attnseg.layers.conv_modulation import EPSILON, FUSIONS, Conv2FormerBlock
 from attnseg.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from attnseg.ops.activation import gelu
@@ -43,7 +43,7 @@ class Stem(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w 3] -> [n ceil(h/2)//2 ceil(w/2)//2 width]."""
         for i, stride in enumerate((2, 1), start=1):
-            x = conv(
+            x = Conv(
                 self.width // 2,
                 3,
                 stride,
@@ -54,7 +54,7 @@ class Stem(nn.Module):
             )(x)
             x = BatchNorm(dtype=self.dtype, name=f"norm{i}")(gelu(x), train=train)
         x = merge_patches(x, 2)
-        return linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
+        return Linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
 
 
 class Downsample(nn.Module):
@@ -73,7 +73,7 @@ class Downsample(nn.Module):
         else:
             x = GroupNorm(num_groups=1, dtype=self.dtype, name="norm")(x)
         x = merge_patches(x, 2)
-        return linear(self.width, use_bias=official, dtype=self.dtype, name="proj")(x)
+        return Linear(self.width, use_bias=official, dtype=self.dtype, name="proj")(x)
 
 
 class Conv2Former(nn.Module):
@@ -129,7 +129,7 @@ class Conv2Former(nn.Module):
         if self.stem == "official":
             x = Stem(self.widths[0], self.dtype, name="stem")(x, train=train)
         else:
-            x = linear(self.widths[0], dtype=self.dtype, name="stem")(x)
+            x = Linear(self.widths[0], dtype=self.dtype, name="stem")(x)
         maps = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), start=1):
             if i > 1:

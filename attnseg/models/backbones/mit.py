@@ -15,7 +15,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv, linear_init
+from attnseg.layers.conv import Conv, linear_init
 from attnseg.layers.efficient_attention import SegFormerBlock
 from attnseg.layers.norm import LayerNorm
 from attnseg.ops.resize import resize_bilinear
@@ -58,7 +58,7 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[n h w 3] -> [n ceil(h/stride) ceil(w/stride) width]."""
-        x = conv(self.width, self.kernel, self.stride, dtype=self.dtype, name="proj")(x)
+        x = Conv(self.width, self.kernel, self.stride, dtype=self.dtype, name="proj")(x)
         return LayerNorm(self.epsilon, dtype=self.dtype, name="norm")(x)
 
 

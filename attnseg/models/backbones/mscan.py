@@ -9,7 +9,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.layers.msca import MSCANBlock
 from attnseg.layers.norm import BatchNorm, LayerNorm
 from attnseg.ops.activation import gelu
@@ -35,7 +35,7 @@ class DownConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w c] -> [n ceil(h/2) ceil(w/2) width]."""
-        x = conv(self.width, 3, 2, use_bias=False, dtype=self.dtype, name="conv")(x)
+        x = Conv(self.width, 3, 2, use_bias=False, dtype=self.dtype, name="conv")(x)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         return BatchNorm(dtype=self.dtype, name="norm")(x, train=train, shift=bias)
 

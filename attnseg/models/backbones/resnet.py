@@ -18,7 +18,7 @@ from jax import Array
 
 from attnseg.core.errors import check, lookup
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.layers.norm import BatchNorm
 from attnseg.ops.activation import relu
 from attnseg.ops.pooling import average_patches, max_pool
@@ -55,8 +55,8 @@ PATTERNS = {
 
 # (features, stride, dilation, dtype, name) -> the module that mixes pixels within a block.
 Mixer = Callable[..., nn.Module]
-conv3x3 = functools.partial(conv, kernel=3, use_bias=False)
-conv1x1 = functools.partial(conv, kernel=1, use_bias=False)
+conv3x3 = functools.partial(Conv, kernel=3, use_bias=False)
+conv1x1 = functools.partial(Conv, kernel=1, use_bias=False)
 
 
 class Shortcut(nn.Module):
@@ -181,7 +181,7 @@ class Stem(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[n h w 3] -> [n h/4 w/4 width]."""
         for i, (width, size, stride) in enumerate(STEMS[self.kind](self.width)):
-            x = conv(width, size, stride, use_bias=False, dtype=self.dtype, name=f"conv{i + 1}")(x)
+            x = Conv(width, size, stride, use_bias=False, dtype=self.dtype, name=f"conv{i + 1}")(x)
             x = relu(BatchNorm(dtype=self.dtype, name=f"norm{i + 1}")(x, train=train))
         # Rounding up, the last window may reach one row beyond the padding.
         extra = [int(self.ceil and side % 2 == 0) for side in x.shape[1:3]]

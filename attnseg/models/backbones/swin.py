@@ -9,7 +9,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import PatchConv, linear
+from attnseg.layers.conv import Linear, PatchConv
 from attnseg.layers.norm import LayerNorm
 from attnseg.layers.window_attention import SwinBlock
 from attnseg.ops.patches import merge_patches, pad_to_multiples
@@ -44,7 +44,7 @@ class PatchMerging(nn.Module):
         """[n h w c] -> [n ceil(h/2) ceil(w/2) width]."""
         x = merge_patches(pad_to_multiples(x, (2, 2)), 2)
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        return linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
+        return Linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
 
 
 class Swin(nn.Module):

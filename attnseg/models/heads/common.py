@@ -8,7 +8,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import linear
+from attnseg.layers.conv import Linear
 from attnseg.layers.drop import ChannelDropout
 
 classifier_init = nn.initializers.normal(0.01)
@@ -42,5 +42,5 @@ def classify(
     To be called within a compact method, whose module gets the parameters `name`.
     """
     x = ChannelDropout(dropout, name=f"{name}_dropout")(x, train=train)
-    x = linear(num_classes, kernel_init=classifier_init, dtype=dtype, name=name)(x)
+    x = Linear(num_classes, kernel_init=classifier_init, dtype=dtype, name=name)(x)
     return x.astype(jnp.float32)

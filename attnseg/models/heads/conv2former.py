@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.types import Features
-from attnseg.layers.conv import linear
+from attnseg.layers.conv import Linear
 from attnseg.layers.conv_modulation import EPSILON
 from attnseg.layers.norm import LayerNorm
 from attnseg.ops.activation import gelu
@@ -23,7 +23,7 @@ class Conv2FormerHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, *, train: bool) -> Array:
         """Features -> logits f32 [n k]."""
-        x = gelu(linear(self.width, dtype=self.dtype, name="expand")(features.maps[-1]))
+        x = gelu(Linear(self.width, dtype=self.dtype, name="expand")(features.maps[-1]))
         x = LayerNorm(EPSILON, dtype=self.dtype, name="norm")(x)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return linear(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        return Linear(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)

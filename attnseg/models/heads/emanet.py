@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv_init, linear
+from attnseg.layers.conv import Linear, conv_init
 from attnseg.layers.conv_norm import ConvNorm
 from attnseg.layers.em_attention import EMAttention
 from attnseg.models.heads.common import classify, stage_map
@@ -36,7 +36,7 @@ class EMANetHead(nn.Module):
         """Features -> logits f32 [n h/s w/s k] at the stride s of the stage."""
         x = stage_map(features, self.stage)
         identity = ConvNorm(self.ema_width, 3, dtype=self.dtype, name="in")(x, train=train)
-        y = linear(self.ema_width, kernel_init=conv_init, dtype=self.dtype, name="mid")(identity)
+        y = Linear(self.ema_width, kernel_init=conv_init, dtype=self.dtype, name="mid")(identity)
         y = EMAttention(self.bases, self.stages, self.momentum, name="attention")(y, train=train)
         y = ConvNorm(self.ema_width, activation=None, dtype=self.dtype, name="out")(
             relu(y), train=train

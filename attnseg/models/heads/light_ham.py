@@ -15,7 +15,7 @@ from jax import Array
 
 from attnseg.core.errors import check
 from attnseg.core.types import Features
-from attnseg.layers.conv import conv_init, linear
+from attnseg.layers.conv import Linear, conv_init
 from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.hamburger import Hamburger
 from attnseg.layers.norm import GroupNorm
@@ -83,13 +83,13 @@ class LightHamHead(nn.Module):
             self.dtype,
             name="hamburger",
         )(x, train=train)
-        x = linear(
+        x = Linear(
             self.width, use_bias=False, kernel_init=conv_init, dtype=self.dtype, name="align"
         )(x)
         x = relu(GroupNorm(num_groups=self.groups, dtype=self.dtype, name="align_norm")(x))
         x = ChannelDropout(self.dropout, name="dropout")(x, train=train)
         classifier_init = nn.initializers.normal(0.01)
-        x = linear(
+        x = Linear(
             self.num_classes, kernel_init=classifier_init, dtype=self.dtype, name="classifier"
         )(x)
         return x.astype(jnp.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.types import Features
-from attnseg.layers.conv import linear
+from attnseg.layers.conv import Linear
 
 
 class LinearHead(nn.Module):
@@ -20,4 +20,4 @@ class LinearHead(nn.Module):
     def __call__(self, features: Features, *, train: bool) -> Array:
         """Features -> logits f32 [n k]."""
         x = jnp.mean(features.maps[-1].astype(jnp.float32), axis=(1, 2))
-        return linear(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        return Linear(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)

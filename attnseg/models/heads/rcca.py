@@ -12,7 +12,7 @@ from jax import Array
 from attnseg.core.errors import check
 from attnseg.core.types import Features
 from attnseg.layers.biased_conv_norm import BiasedConvNorm
-from attnseg.layers.conv import conv
+from attnseg.layers.conv import Conv
 from attnseg.layers.conv_norm import ConvNorm
 from attnseg.layers.criss_cross import CrissCrossAttention
 from attnseg.models.heads.common import classify
@@ -85,7 +85,7 @@ class RCCAHead(nn.Module):
                 y, train=train
             )
         else:
-            y = conv(self.width, 3, use_bias=False, dtype=self.dtype, name="mix")(y)
+            y = Conv(self.width, 3, use_bias=False, dtype=self.dtype, name="mix")(y)
         Fuse = BiasedConvNorm if variant.fuse_bias else ConvNorm
         y = Fuse(self.width, 3, activation=variant.fuse, dtype=self.dtype, name="fuse")(
             jnp.concatenate([x.astype(y.dtype), y], axis=-1), train=train

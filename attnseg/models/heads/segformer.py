@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.core.types import Features
-from attnseg.layers.conv import linear, linear_init
+from attnseg.layers.conv import Linear, linear_init
 from attnseg.layers.drop import ChannelDropout
 from attnseg.layers.norm import BatchNorm
 from attnseg.ops.activation import relu
@@ -38,7 +38,7 @@ class StageProjection(nn.Module):
         mix_init = nn.initializers.normal((2.0 / (self.stages * self.width)) ** 0.5)
         mix = self.param("mix", mix_init, (self.width, self.width), jnp.float32)
         if self.norm:
-            x = linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
+            x = Linear(self.width, use_bias=False, dtype=self.dtype, name="proj")(x)
             x = relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
             x, mix = nn.dtypes.promote_dtype(x, mix, dtype=self.dtype)
             return linear_map(x, mix), None
@@ -77,5 +77,5 @@ class SegFormerHead(nn.Module):
                 shift = constant if shift is None else shift + constant
         x = BatchNorm(dtype=self.dtype, name="norm")(mixed, train=train, shift=shift)
         x = ChannelDropout(self.dropout, name="dropout")(relu(x), train=train)
-        x = linear(self.num_classes, dtype=self.dtype, name="classifier")(x)
+        x = Linear(self.num_classes, dtype=self.dtype, name="classifier")(x)
         return jax.lax.convert_element_type(x, jnp.float32)
