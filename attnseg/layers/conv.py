@@ -45,8 +45,10 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Arr
 
 
 def _convolution(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    """[n h w c] * [k k c o] -> [n ceil(h/stride) ceil(w/stride) o] for odd k."""
     side = kernel.shape[0]
-    if side == 1:  # as a convolution, the gradient of its kernel turns both maps on a CPU
+    # As a convolution, the gradient of a 1x1 kernel transposes both maps on a CPU.
+    if side == 1:
         return linear_map(x[:, ::stride, ::stride], kernel[0, 0])
     if side == 3 and stride == 1:
         return conv3x3(x, kernel, dilation)
@@ -68,7 +70,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[n h w c] -> [n ceil(h/stride) ceil(w/stride) features]."""
+        """[n h w c] -> [n ceil(h/stride) ceil(w/stride) features] for an odd kernel."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)

@@ -9,6 +9,7 @@ from jax import Array
 from attnseg.core.errors import check
 from attnseg.layers.conv import KeyLinear, Linear
 from attnseg.layers.record import CrissCrossRecord, record
+from attnseg.ops.channels import scale_channels
 from attnseg.ops.criss_cross import criss_cross_attention
 
 
@@ -40,4 +41,4 @@ class CrissCrossAttention(nn.Module):
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         record(self, lambda: CrissCrossRecord(query, key))
         out = criss_cross_attention(query, key, value)
-        return gamma.astype(out.dtype) * out + x
+        return scale_channels(out, gamma[0]) + x

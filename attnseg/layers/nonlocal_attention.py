@@ -12,6 +12,7 @@ from attnseg.core.errors import check
 from attnseg.layers.conv import KeyLinear, Linear, conv_init
 from attnseg.layers.norm import BatchNorm
 from attnseg.layers.record import PairRecord, record
+from attnseg.ops.channels import scale_channels
 from attnseg.ops.pixel_attention import channel_attention, linear_attention, pixel_attention
 
 MODES = ("embedded_gaussian", "dot_product", "gaussian")
@@ -88,7 +89,7 @@ class PositionAttention(nn.Module):
         value = Linear(x.shape[-1], dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         record(self, lambda: _one_head(query, key))
-        return x + gamma.astype(x.dtype) * pixel_attention(query, key, value)
+        return x + scale_channels(pixel_attention(query, key, value), gamma[0])
 
 
 class ChannelAttention(nn.Module):
@@ -98,4 +99,4 @@ class ChannelAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[n h w c] -> [n h w c]."""
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
-        return x + gamma.astype(x.dtype) * channel_attention(x)
+        return x + scale_channels(channel_attention(x), gamma[0])

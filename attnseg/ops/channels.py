@@ -1,7 +1,7 @@
-"""A number for each channel, added to a map or multiplied with it; gradients summed in float32.
+"""Numbers that pixels share, added to a map or multiplied with it; gradients summed in float32.
 
-JAX's own gradients of these numbers add up all pixels in the map's dtype. Of bfloat16's eight bits
-little is left then: on a CPU 5 to 27 % off for maps of 56x56 to 128x128.
+JAX's own gradients of such numbers add up the pixels in the map's dtype. In bfloat16, whose numbers
+have eight bits, the sums are then 5 to 27 % off on a CPU, for maps of 56x56 to 128x128.
 """
 
 from __future__ import annotations
@@ -13,51 +13,53 @@ from jax import Array
 from attnseg.ops.platforms import is_plain
 
 
-def _total(x: Array, like: Array) -> Array:
-    """Sum over all but the last axis."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.sum(x, range(x.ndim - 1), dtype=wide).astype(like.dtype)
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _sum(x: Array, bias: Array) -> Array:
+def _sum_over_pixels(x: Array, like: Array) -> Array:
+    """Sum of a wide array over the axes in front of those of `like`."""
+    return jnp.sum(x, tuple(range(x.ndim - like.ndim))).astype(like.dtype)
+
+
+def _add(x: Array, bias: Array) -> Array:
     return x + bias.astype(x.dtype)
 
 
-def _sum_forward(x: Array, bias: Array) -> tuple[Array, Array]:
-    return _sum(x, bias), bias
+def _add_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    return _add(x, bias), bias
 
 
-def _sum_backward(bias: Array, grad: Array) -> tuple[Array, Array]:
-    return grad, _total(grad, bias)
+def _add_backward(bias: Array, grad: Array) -> tuple[Array, Array]:
+    return grad, _sum_over_pixels(_wide(grad), bias)
 
 
-_own_sum = jax.custom_vjp(_sum)
-_own_sum.defvjp(_sum_forward, _sum_backward)
+_own_add = jax.custom_vjp(_add)
+_own_add.defvjp(_add_forward, _add_backward)
 
 
 def add_bias(x: Array, bias: Array) -> Array:
-    """[... c] + [c]: [... c], in the dtype of `x`."""
-    return (_sum if is_plain() else _own_sum)(x, bias)
+    """[... c] + [c]: [... c], in the dtype of `x`. `bias` may have more of the last axes."""
+    return (_add if is_plain() else _own_add)(x, bias)
 
 
-def _product(x: Array, factors: Array) -> Array:
+def _scale(x: Array, factors: Array) -> Array:
     return x * factors.astype(x.dtype)
 
 
-def _product_forward(x: Array, factors: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, factors), (x, factors)
+def _scale_forward(x: Array, factors: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _scale(x, factors), (x, factors)
 
 
-def _product_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _scale_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, factors = kept
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return _product(grad, factors), _total(grad.astype(wide) * x.astype(wide), factors)
+    return _scale(grad, factors), _sum_over_pixels(_wide(grad) * _wide(x), factors)
 
 
-_own_product = jax.custom_vjp(_product)
-_own_product.defvjp(_product_forward, _product_backward)
+_own_scale = jax.custom_vjp(_scale)
+_own_scale.defvjp(_scale_forward, _scale_backward)
 
 
 def scale_channels(x: Array, factors: Array) -> Array:
-    """[... c] * [c]: [... c], in the dtype of `x`."""
-    return (_product if is_plain() else _own_product)(x, factors)
+    """[... c] * [c]: [... c], in the dtype of `x`; also one factor [] for all channels."""
+    return (_scale if is_plain() else _own_scale)(x, factors)

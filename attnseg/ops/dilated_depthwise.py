@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from attnseg.ops.channels import scale_channels
 from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import is_plain
 
@@ -20,8 +21,10 @@ def _shift_and_add(x: Array, kernel: Array, dilation: int) -> Array:
     sides = [(dilation * (side // 2),) * 2 for side in (rows, columns)]
     padded = jnp.pad(x, [(0, 0), *sides, (0, 0)])
     return sum(
-        padded[:, i * dilation : i * dilation + h, j * dilation : j * dilation + w]
-        * kernel[i, j, 0]
+        scale_channels(
+            padded[:, i * dilation : i * dilation + h, j * dilation : j * dilation + w],
+            kernel[i, j, 0],
+        )
         for i in range(rows)
         for j in range(columns)
     )

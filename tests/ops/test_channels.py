@@ -7,8 +7,11 @@ import pytest
 
 from attnseg.layers.conv import Conv, DepthwiseConv, Linear, PatchConv
 from attnseg.layers.conv_modulation import Conv2FormerBlock
+from attnseg.layers.criss_cross import CrissCrossAttention
 from attnseg.layers.msca import MSCANBlock
+from attnseg.layers.nonlocal_attention import ChannelAttention, PositionAttention
 from attnseg.ops.channels import add_bias, scale_channels
+from attnseg.ops.dilated_depthwise import dilated_depthwise_conv
 from attnseg.ops.platforms import plain_convolutions
 
 SHAPE = (2, 96, 96, 16)
@@ -83,3 +86,38 @@ def test_factors_of_layers_have_gradients_near_those_of_float32(block, names):
     for name in names:
         scale = np.abs(exact[name]).max()
         np.testing.assert_allclose(low[name], exact[name], atol=0.02 * scale)
+
+
+def test_numbers_of_one_channel_of_all_and_of_each_pixel():
+    x, grad, _ = arrays(jnp.bfloat16)
+    gamma = jnp.float32(0.7)
+    got = jax.vjp(scale_channels, x, gamma)[1](grad)[1]
+    np.testing.assert_allclose(got, (float64(grad) * float64(x)).sum(), rtol=1e-5)
+    table = jnp.zeros(SHAPE[1:])
+    got = jax.vjp(add_bias, x, table)[1](grad)[1]
+    np.testing.assert_allclose(got, float64(grad).sum(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "module", [CrissCrossAttention(4), PositionAttention(4), ChannelAttention()]
+)
+def test_gates_of_attention_have_gradients_near_those_of_float32(module):
+    x = jnp.float32(np.random.default_rng(0).normal(size=(2, 16, 16, 32)))
+    params = module.init(jax.random.key(0), x).get("params")
+
+    def gradient(dtype):
+        def loss(params):
+            out = module.apply({"params": params}, x.astype(dtype)).astype(jnp.float32)
+            return jnp.sum(out * x)
+
+        return jax.jit(jax.grad(loss))(params)["gamma"]
+
+    np.testing.assert_allclose(gradient(jnp.bfloat16), gradient(jnp.float32), rtol=0.03)
+
+
+def test_dilated_depthwise_kernels_have_exact_sums_for_gradients():
+    x, grad, _ = arrays(jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 1, SHAPE[-1]), jnp.bfloat16)
+    got = jax.vjp(lambda k: dilated_depthwise_conv(x, k, 2), kernel)[1](grad)[0]
+    middle = (float64(grad) * float64(x)).sum((0, 1, 2))
+    np.testing.assert_allclose(float64(got[1, 1, 0]), middle, rtol=4e-3)

@@ -18,6 +18,7 @@ from attnseg.core.types import Features
 from attnseg.layers.conv import Conv, linear_init
 from attnseg.layers.efficient_attention import SegFormerBlock
 from attnseg.layers.norm import LayerNorm
+from attnseg.ops.channels import add_bias
 from attnseg.ops.resize import resize_bilinear
 
 SIZES = {
@@ -75,7 +76,7 @@ class LearnedPosition(nn.Module):
             table = self.get_variable("params", "table")
         else:
             table = self.param("table", linear_init, x.shape[1:], jnp.float32)
-        return x + resize_bilinear(table[None], x.shape[1:3]).astype(x.dtype)
+        return add_bias(x, resize_bilinear(table[None], x.shape[1:3])[0])
 
 
 POSITIONS = ("mix_ffn", "learned")
