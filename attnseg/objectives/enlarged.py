@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from attnseg.core.types import Array
 from attnseg.objectives.losses import class_factors, counted_labels, focal_of, weight_of
 from attnseg.ops.platforms import by_platform
+from attnseg.ops.precision import accumulator
 from attnseg.ops.strips import Strips, strip_rows
 
 
@@ -42,7 +43,7 @@ def _run(logits, labels, factors, smoothing, gamma, with_gradient):
     def run(logits, labels, factors, *, platform: str):
         rows = strip_rows(logits.shape, labels.shape[2], platform)
         strips = Strips(logits.shape, labels.shape[1:], rows)
-        dtype = jnp.promote_types(logits.dtype, jnp.float32)
+        dtype = accumulator(logits)
 
         def strip(carry, inputs):
             total, gradient = carry

@@ -15,6 +15,7 @@ from jax import Array
 
 from attnseg.ops.divisors import largest_divisor
 from attnseg.ops.platforms import by_platform, is_plain
+from attnseg.ops.precision import accumulator, einsum
 from attnseg.ops.resize import is_static
 
 # Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of
@@ -22,14 +23,6 @@ from attnseg.ops.resize import is_static
 _BLOCK = {"cpu": 1 << 17, "default": 1 << 24}
 _WHOLE = 4  # blocks up to which the map is formed at once
 _LEAST_BLOCK = 64  # queries; fewer would leave products too thin
-
-
-def _accumulator(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _einsum(subscripts: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(subscripts, a, b, preferred_element_type=_accumulator(a))
 
 
 def _blocks(x: Array, count: int) -> Array:
@@ -56,12 +49,12 @@ def _attend(query: Array, key: Array, value: Array, *, platform: str) -> tuple[A
     """[n m l d], [n m s d] twice -> [n m l d] and the logarithm of each softmax's denominator."""
 
     def block(query: Array) -> tuple[Array, Array]:
-        logits = _einsum("nmld,nmsd->nmls", query, key)
+        logits = einsum("nmld,nmsd->nmls", query, key)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         # Dividing the result costs l x d products in place of l x s.
-        out = _einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value) / total
+        out = einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value) / total
         return out.astype(value.dtype), (top + jnp.log(total))[..., 0]
 
     count = _count(query, key, platform)
@@ -74,18 +67,18 @@ def _attend(query: Array, key: Array, value: Array, *, platform: str) -> tuple[A
 def _attend_backward(
     query: Array, key: Array, value: Array, out: Array, log_total: Array, grad: Array, *, platform
 ) -> tuple[Array, Array, Array]:
-    dtype = _accumulator(query)
+    dtype = accumulator(query)
 
     def block(query, out, log_total, grad) -> tuple[Array, Array, Array]:
-        logits = _einsum("nmld,nmsd->nmls", query, key)
+        logits = einsum("nmld,nmsd->nmls", query, key)
         weights = jnp.exp(logits - log_total[..., None])
-        grad_value = _einsum("nmls,nmld->nmsd", weights.astype(grad.dtype), grad)
-        grad_weights = _einsum("nmld,nmsd->nmls", grad, value)
+        grad_value = einsum("nmls,nmld->nmsd", weights.astype(grad.dtype), grad)
+        grad_weights = einsum("nmld,nmsd->nmls", grad, value)
         # sum_s weights * grad_weights, without the l x s products.
         mean = jnp.sum(grad.astype(dtype) * out.astype(dtype), axis=-1, keepdims=True)
         grad_logits = (weights * (grad_weights - mean)).astype(query.dtype)
-        grad_key = _einsum("nmls,nmld->nmsd", grad_logits, query)
-        return _einsum("nmls,nmsd->nmld", grad_logits, key), grad_key, grad_value
+        grad_key = einsum("nmls,nmld->nmsd", grad_logits, query)
+        return einsum("nmls,nmsd->nmld", grad_logits, key), grad_key, grad_value
 
     parts = (query, out, log_total, grad)
     count = _count(query, key, platform)
@@ -113,7 +106,7 @@ def softmax_attention(query: Array, key: Array, value: Array) -> Array:
       key the gradients of `query` and `key` are exactly zero.
     """
     if is_plain() or not is_static(*query.shape, *key.shape):
-        weights = jax.nn.softmax(_einsum("nmld,nmsd->nmls", query, key), axis=-1)
+        weights = jax.nn.softmax(einsum("nmld,nmsd->nmls", query, key), axis=-1)
         return jnp.einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value)
     return _softmax_attention(query, key, value)
 
@@ -132,7 +125,7 @@ def _backward(residuals, grad: Array) -> tuple[Array, Array, Array]:
     query, key, value, _, _ = residuals
     if key.shape[2] == 1:
         # The weight is 1 whatever the logits; rounding would leave noise that Adam enlarges.
-        grad_value = jnp.sum(grad, axis=2, keepdims=True, dtype=_accumulator(grad))
+        grad_value = jnp.sum(grad, axis=2, keepdims=True, dtype=accumulator(grad))
         return jnp.zeros_like(query), jnp.zeros_like(key), grad_value.astype(value.dtype)
     grads = by_platform(_attend_backward, *residuals, grad)
     return tuple(g.astype(x.dtype) for g, x in zip(grads, residuals, strict=False))

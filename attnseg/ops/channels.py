@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from attnseg.ops.platforms import is_plain
+from attnseg.ops.precision import accumulator
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(accumulator(x))
 
 
 def _sum_over_pixels(x: Array, like: Array) -> Array:

@@ -16,19 +16,12 @@ from jax import Array
 
 from attnseg.ops.divisors import largest_divisor
 from attnseg.ops.platforms import by_platform, is_plain
+from attnseg.ops.precision import accumulator, einsum
 from attnseg.ops.resize import is_static
 
 # Energies formed at once, by platform: what a CPU's cache holds; what a GPU's memory does easily.
 _ENERGIES = {"cpu": 1 << 18, "default": 1 << 25}
 _LOWEST = -1e30  # the maximum of a line without a pixel, above -inf so that differences exist
-
-
-def _accumulator(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _einsum(subscripts: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(subscripts, a, b, preferred_element_type=_accumulator(a))
 
 
 def _diagonal(length: int) -> Array:
@@ -38,7 +31,7 @@ def _diagonal(length: int) -> Array:
 
 
 def _energies(query: Array, key: Array, itself: bool) -> Array:
-    energies = _einsum("bld,bsd->bls", query, key)
+    energies = einsum("bld,bsd->bls", query, key)
     if itself:
         return energies
     return jnp.where(_diagonal(energies.shape[-1]), -jnp.inf, energies)
@@ -50,16 +43,16 @@ def _attend(query: Array, key: Array, value: Array, *, itself: bool):
     top = jnp.maximum(jnp.max(energies, axis=-1, keepdims=True), _LOWEST)
     weights = jnp.exp(energies - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    return _einsum("bls,bsc->blc", weights.astype(value.dtype), value), top, total
+    return einsum("bls,bsc->blc", weights.astype(value.dtype), value), top, total
 
 
 def _attend_backward(query, key, value, grad, mean, log_total, *, itself: bool):
     weights = jnp.exp(_energies(query, key, itself) - log_total)
-    grad_value = _einsum("bls,blc->bsc", weights.astype(grad.dtype), grad)
-    grad_energies = weights * (_einsum("blc,bsc->bls", grad, value) - mean)
+    grad_value = einsum("bls,blc->bsc", weights.astype(grad.dtype), grad)
+    grad_energies = weights * (einsum("blc,bsc->bls", grad, value) - mean)
     grad_energies = grad_energies.astype(query.dtype)
-    grad_query = _einsum("bls,bsd->bld", grad_energies, key)
-    return grad_query, _einsum("bls,bld->bsd", grad_energies, query), grad_value
+    grad_query = einsum("bls,bsd->bld", grad_energies, key)
+    return grad_query, einsum("bls,bld->bsd", grad_energies, query), grad_value
 
 
 def _in_chunks(function, arrays: tuple[Array, ...], platform: str):
@@ -98,7 +91,7 @@ def _run(query: Array, key: Array, value: Array, *, platform: str) -> tuple[Arra
 
 
 def _run_backward(query, key, value, out, log_total, grad, *, platform: str):
-    mean = jnp.sum(grad * out, axis=-1, keepdims=True, dtype=_accumulator(grad))
+    mean = jnp.sum(grad * out, axis=-1, keepdims=True, dtype=accumulator(grad))
     maps = (query, key, value, grad, mean, log_total)
     halves = (_on_lines(_attend_backward, maps, columns, platform) for columns in (True, False))
     return tuple(a + b for a, b in zip(*halves, strict=True))

@@ -24,6 +24,7 @@ from jax import Array
 
 from attnseg.ops.direct_conv import direct_conv
 from attnseg.ops.platforms import is_plain
+from attnseg.ops.precision import accumulator
 from attnseg.ops.resize import is_static
 
 _TILE = 32  # products written out in the kernel gradient
@@ -38,17 +39,13 @@ _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
 _TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 
 
-def pad(x: Array, kernel: Array, below: int, right: int) -> Array:
+def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
     """Zeros for the kernel around the map, and some more at two of its sides.
 
     In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
     """
     top, left = (side // 2 for side in kernel.shape[:2])
     return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right), (0, 0)])
-
-
-def _accumulator(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
@@ -77,11 +74,11 @@ def _sum(terms: Sequence[Array]) -> Array:
 
 
 def _shift_and_add(x: Array, kernel: Array) -> Array:
-    return sum_of_taps(pad(x, kernel, 1, 0), kernel, *x.shape[1:3])
+    return sum_of_taps(_pad(x, kernel, 1, 0), kernel, *x.shape[1:3])
 
 
 def sum_of_taps(padded: Array, kernel: Array, h: int, w: int) -> Array:
-    """Convolution of an h x w map, which `pad` has given at least a row more than the kernel needs.
+    """Convolution of an h x w map that `pad_for_gradient` has padded, a row more than it needs.
 
     A row too many is cut off without being computed. The cut keeps XLA from drawing the sum into a
     fusion of its matrix library, for which it would write out every moved map.
@@ -101,7 +98,7 @@ def sum_of_taps(padded: Array, kernel: Array, h: int, w: int) -> Array:
         taps = jax.lax.dynamic_index_in_dim(kernel[:, :, 0], i, keepdims=False)
         return total + _sum([below[:, :, j : j + w] * taps[j] for j in range(columns)]), None
 
-    zero = jnp.zeros((n, h + 1, w, c), _accumulator(padded))
+    zero = jnp.zeros((n, h + 1, w, c), accumulator(padded))
     return jax.lax.scan(add, zero, jnp.arange(rows))[0][:, :h].astype(padded.dtype)
 
 
@@ -205,11 +202,11 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
 
 
 def pad_for_gradient(x: Array, kernel: Array) -> Array:
-    """`pad` with what both `sum_of_taps` and `kernel_gradient_of` need of an h x w map."""
+    """Zeros around a map: what both `sum_of_taps` and `kernel_gradient_of` need of an h x w map."""
     h, w = x.shape[1:3]
     a, b = _tile(h, w, *kernel.shape[:2])
     # Where tiles fill the map this is what `_shift_and_add` asks for, so that XLA pads once.
-    return pad(x, kernel, max(-h % a, 1), -w % b)
+    return _pad(x, kernel, max(-h % a, 1), -w % b)
 
 
 def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
@@ -229,7 +226,7 @@ def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
     grad = jnp.pad(grad, [(0, 0), (0, -h % a), (0, -w % b), (0, 0)])
-    dtype = _accumulator(grad)
+    dtype = accumulator(grad)
 
     def tiles(first: Array) -> Array:
         def tile(place: Array, total: Array) -> Array:

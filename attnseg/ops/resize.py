@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.precision import accumulator
+
 # Enlargements along a row of pixels for which sums of neighbours are faster than a matrix product
 # (docs/performance.md). From row to row the product is wide, and they are not.
 _BLENDED = range(4, 17)
@@ -74,7 +76,7 @@ def _is_blended(source: int, target: int) -> bool:
 def _blend_columns(x: Array, ratio: int) -> Array:
     """[n h w c] -> [n h ratio*w c] with half-pixel centres: every pixel blends two neighbours."""
     n, h, w, c = x.shape
-    middle = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    middle = x.astype(accumulator(x))
     before = jnp.concatenate([middle[:, :, :1], middle[:, :, :-1]], axis=2)
     after = jnp.concatenate([middle[:, :, 1:], middle[:, :, -1:]], axis=2)
     offsets = (np.arange(ratio) + 0.5) / ratio - 0.5

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.precision import accumulator
 from attnseg.ops.resize import bilinear_matrix, resize_bilinear
 
 # Numbers of one enlarged strip, by platform: what the cache holds, and what keeps a GPU busy.
@@ -85,7 +86,7 @@ class Strips:
     def enlarge(self, part: Array, band: Array) -> Array:
         """[n length w k] and the strip's matrix -> [n rows size[1] k], float32 at least."""
         n, length, _, k = part.shape
-        part = part.astype(jnp.promote_types(part.dtype, jnp.float32))
+        part = part.astype(accumulator(part))
         wide = resize_bilinear(part, (length, self.width)).reshape(n, length, -1)
         band = jnp.broadcast_to(band.astype(part.dtype), (n, *band.shape))
         return jnp.matmul(band, wide, precision="highest").reshape(n, self.rows, self.width, k)
