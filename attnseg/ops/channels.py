@@ -18,9 +18,9 @@ def _wide(x: Array) -> Array:
     return x.astype(accumulator(x))
 
 
-def _sum_over_pixels(x: Array, like: Array) -> Array:
-    """Sum of a wide array over the axes in front of those of `like`."""
-    return jnp.sum(x, tuple(range(x.ndim - like.ndim))).astype(like.dtype)
+def sum_over_pixels(x: Array, like: Array) -> Array:
+    """Sum over the axes in front of those of `like`, in float32 at least, then in its dtype."""
+    return jnp.sum(_wide(x), tuple(range(x.ndim - like.ndim))).astype(like.dtype)
 
 
 def _add(x: Array, bias: Array) -> Array:
@@ -32,7 +32,7 @@ def _add_forward(x: Array, bias: Array) -> tuple[Array, Array]:
 
 
 def _add_backward(bias: Array, grad: Array) -> tuple[Array, Array]:
-    return grad, _sum_over_pixels(_wide(grad), bias)
+    return grad, sum_over_pixels(grad, bias)
 
 
 _own_add = jax.custom_vjp(_add)
@@ -54,7 +54,7 @@ def _scale_forward(x: Array, factors: Array) -> tuple[Array, tuple[Array, Array]
 
 def _scale_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, factors = kept
-    return _scale(grad, factors), _sum_over_pixels(_wide(grad) * _wide(x), factors)
+    return _scale(grad, factors), sum_over_pixels(_wide(grad) * _wide(x), factors)
 
 
 _own_scale = jax.custom_vjp(_scale)

@@ -58,15 +58,20 @@ def _block(channels: int, most: int) -> int:
 
 
 def _by_block(
-    function: Callable[[Array], Array], block: int, like: Array | jax.ShapeDtypeStruct
+    function: Callable[[Array], Array], block: int, like: Array | jax.ShapeDtypeStruct, seed: Array
 ) -> Array:
-    """``function(first)``, of `block` channels from the first on, for all: the last axis."""
+    """``function(first)``, of `block` channels from the first on, for all: the last axis.
+
+    What the loop starts with is written over. It is made of `seed`, one of the loop's own arrays:
+    zeros XLA would make once for all loops, and copy for each.
+    """
 
     def part(index: Array, out: Array) -> Array:
         first = index * block
         return jax.lax.dynamic_update_slice_in_dim(out, function(first), first, axis=-1)
 
-    return jax.lax.fori_loop(0, like.shape[-1] // block, part, jnp.zeros_like(like))
+    start = jnp.broadcast_to(seed.ravel()[0].astype(like.dtype) * 0, like.shape)
+    return jax.lax.fori_loop(0, like.shape[-1] // block, part, start)
 
 
 def _sum(terms: Sequence[Array]) -> Array:
@@ -198,7 +203,7 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
         parts = [jax.lax.dynamic_slice_in_dim(a, first, block, axis=-1) for a in (x, kernel)]
         return _apart(*parts)
 
-    return _by_block(part, block, x)
+    return _by_block(part, block, x, kernel)
 
 
 def pad_for_gradient(x: Array, kernel: Array) -> Array:
@@ -209,7 +214,7 @@ def pad_for_gradient(x: Array, kernel: Array) -> Array:
     return _pad(x, kernel, max(-h % a, 1), -w % b)
 
 
-def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
+def kernel_gradient_of(padded: Array, grad: Array, kernel: Array, h: int, w: int) -> Array:
     """Sums over pixels of a map moved by each tap times ``grad``, a tile of pixels at a time.
 
     All taps of a pixel are a part of the map as large as the kernel: a tile adds as many such parts
@@ -217,24 +222,30 @@ def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
 
     Args:
       padded: the map, by `pad_for_gradient`.
-      grad: [n h w c].
+      grad: [n h w c], or that by `pad_for_gradient`.
       kernel: [kh kw 1 c].
+      h, w: sides of the map.
     """
-    n, h, w, c = grad.shape
+    n, c = grad.shape[0], grad.shape[-1]
     rows, columns = kernel.shape[:2]
     block = _block(c, _GRADIENT_BLOCK)
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
-    grad = jnp.pad(grad, [(0, 0), (0, -h % a), (0, -w % b), (0, 0)])
+    top, left = rows // 2, columns // 2
+    if grad.shape[1:3] == (h, w):
+        top = left = 0
+        grad = jnp.pad(grad, [(0, 0), (0, -h % a), (0, -w % b), (0, 0)])
     dtype = accumulator(grad)
 
     def tiles(first: Array) -> Array:
         def tile(place: Array, total: Array) -> Array:
-            start = (0, place // across * a, place % across * b, first)
+            y, x = place // across * a, place % across * b
             around = jax.lax.dynamic_slice(
-                padded, start, (n, a + rows - 1, b + columns - 1, block)
+                padded, (0, y, x, first), (n, a + rows - 1, b + columns - 1, block)
             ).astype(dtype)
-            part = jax.lax.dynamic_slice(grad, start, (n, a, b, block)).astype(dtype)
+            part = jax.lax.dynamic_slice(
+                grad, (0, y + top, x + left, first), (n, a, b, block)
+            ).astype(dtype)
             terms = [
                 around[:, i : i + rows, j : j + columns] * part[:, i : i + 1, j : j + 1]
                 for i in range(a)
@@ -247,12 +258,12 @@ def kernel_gradient_of(padded: Array, grad: Array, kernel: Array) -> Array:
 
     each = jax.ShapeDtypeStruct((n, rows, columns, c), dtype)
     # Examples are added last, so that devices that share them meet once and not in each block.
-    total = _by_block(tiles, block, each).sum(0)
+    total = _by_block(tiles, block, each, kernel).sum(0)
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _kernel_gradient_cpu(x: Array, grad: Array, kernel: Array) -> Array:
-    return kernel_gradient_of(pad_for_gradient(x, kernel), grad, kernel)
+    return kernel_gradient_of(pad_for_gradient(x, kernel), grad, kernel, *x.shape[1:3])
 
 
 # What each platform runs, by measurement (docs/performance.md).

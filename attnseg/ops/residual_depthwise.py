@@ -3,7 +3,7 @@
 Where `x` comes from GELU, as in Conv2Former's FFN, XLA writes two maps, GELU's result before its
 final choice and the padded `x`, and reads both, and GELU's input, for the sum. Here only the padded
 map is written; its middle is `x`. The backward pass computes the convolution again rather than keep
-it. Other platforms run the composition.
+it, and pads the gradient of its result as it writes it. Other platforms run the composition.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax
 from jax import Array
 
 from attnseg.ops.activation import gelu, gelu_slope
-from attnseg.ops.channels import add_bias
+from attnseg.ops.channels import add_bias, sum_over_pixels
 from attnseg.ops.depthwise import (
     depthwise_conv,
     kernel_gradient_of,
@@ -60,10 +60,12 @@ def _own(x: Array, kernel: Array, bias: Array) -> Array:
 
 def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, Array, Array]:
     padded, kernel, bias = kept
-    moved, of_sum = jax.vjp(add_bias, sum_of_taps(padded, kernel, *grad.shape[1:3]), bias)
-    inner, of_bias = of_sum(grad * gelu_slope(moved))
-    of_x = grad + depthwise_conv(inner, kernel[::-1, ::-1])
-    return of_x, kernel_gradient_of(padded, inner, kernel), of_bias
+    h, w = grad.shape[1:3]
+    moved = add_bias(sum_of_taps(padded, kernel, h, w), bias)
+    inner = pad_for_gradient(grad * gelu_slope(moved), kernel)
+    of_x = grad + sum_of_taps(inner, kernel[::-1, ::-1], h, w)
+    of_kernel = kernel_gradient_of(padded, inner, kernel, h, w)
+    return of_x, of_kernel, sum_over_pixels(inner, bias)
 
 
 _own.defvjp(_forward, _backward)

@@ -125,6 +125,17 @@ def test_the_map_is_padded_once():
     assert program.count(" pad(") == 2  # the map, for the sum and its gradient, and `grad`
 
 
+def test_blocks_of_channels_are_written_where_nothing_is_copied():
+    x, kernel = jnp.ones((1, 14, 14, 256)), jnp.ones((7, 7, 1, 256))
+
+    def twice(x, first, second):
+        return depthwise_conv(depthwise_conv(x, first), second)
+
+    text = jax.jit(twice).lower(x, kernel, kernel).compile().as_text()
+    assert "while(" in text
+    assert not re.findall(r"= f32\[1,14,14,256\]\S* copy\(", text)
+
+
 def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
     x, kernel, _ = (jnp.float32(a) for a in arrays((1, 6, 7, 128), (7, 7)))
     kernel = kernel.at[0, 0, 0, 0].set(jnp.nan).at[2, 1, 0, 64].set(jnp.inf)
