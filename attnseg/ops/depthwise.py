@@ -62,15 +62,16 @@ def _by_block(
 ) -> Array:
     """``function(first)``, of `block` channels from the first on, for all: the last axis.
 
-    What the loop starts with is written over. It is made of `seed`, one of the loop's own arrays:
-    zeros XLA would make once for all loops, and copy for each.
+    What the loop starts with is written over. It is made of `seed`, an array that no other loop of
+    these sizes starts from: of equal starts XLA makes one, and copies it for each.
     """
 
     def part(index: Array, out: Array) -> Array:
         first = index * block
         return jax.lax.dynamic_update_slice_in_dim(out, function(first), first, axis=-1)
 
-    start = jnp.broadcast_to(seed.ravel()[0].astype(like.dtype) * 0, like.shape)
+    first = seed[(0,) * seed.ndim]  # raveled, a kernel divided over devices would be gathered
+    start = jnp.broadcast_to(first.astype(like.dtype) * 0, like.shape)
     return jax.lax.fori_loop(0, like.shape[-1] // block, part, start)
 
 
@@ -232,7 +233,7 @@ def kernel_gradient_of(padded: Array, grad: Array, kernel: Array, h: int, w: int
     a, b = _tile(h, w, rows, columns)
     down, across = -(-h // a), -(-w // b)
     top, left = rows // 2, columns // 2
-    if grad.shape[1:3] == (h, w):
+    if grad.shape[1:3] == (h, w):  # a padded one has a row more at least
         top = left = 0
         grad = jnp.pad(grad, [(0, 0), (0, -h % a), (0, -w % b), (0, 0)])
     dtype = accumulator(grad)

@@ -3,7 +3,7 @@
 Where `x` comes from GELU, as in Conv2Former's FFN, XLA writes two maps, GELU's result before its
 final choice and the padded `x`, and reads both, and GELU's input, for the sum. Here only the padded
 map is written; its middle is `x`. The backward pass computes the convolution again rather than keep
-it, and pads the gradient of its result as it writes it. Other platforms run the composition.
+it; in float32 it writes the gradient of that padded only. Other platforms run the composition.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def test_the_map_is_padded_once():
     assert program.count(" pad(") == 2  # the map, for the sum and its gradient, and `grad`
 
 
-def test_blocks_of_channels_are_written_where_nothing_is_copied():
+def test_loops_over_blocks_of_channels_start_without_a_copy():
+    """Each from its own kernel: of equal starts XLA would make one and copy it."""
     x, kernel = jnp.ones((1, 14, 14, 256)), jnp.ones((7, 7, 1, 256))
 
     def twice(x, first, second):
@@ -143,6 +144,17 @@ def test_blocks_of_channels_are_all_written_with_a_kernel_that_is_not_finite():
     np.testing.assert_array_equal(jnp.isfinite(out), jnp.isfinite(expected))
     finite = jnp.isfinite(expected)
     np.testing.assert_allclose(out[finite], expected[finite], atol=2e-5)
+
+
+def test_a_kernel_divided_over_devices_is_gathered_for_its_taps_alone():
+    """Once for each of two uses, and not for what the loops start with."""
+    x, kernel, grad = (jnp.float32(a) for a in arrays((4, 6, 5, 256), (7, 7)))
+    devices = jax.sharding.Mesh(jax.devices()[:2], "data")
+    x, grad = jax.device_put((x, grad), NamedSharding(devices, PartitionSpec("data")))
+    spec = PartitionSpec(None, None, None, "data")
+    kernel = jax.device_put(kernel, NamedSharding(devices, spec))
+    program = jax.jit(_both).lower(x, kernel, grad).compile().as_text()
+    assert len(re.findall(r" all-gather\(", program)) == 2
 
 
 @pytest.mark.parametrize("size", [(7, 7), (21, 1), (3, 3)])
