@@ -84,10 +84,10 @@ def _shift_and_add(x: Array, kernel: Array) -> Array:
 
 
 def sum_of_taps(padded: Array, kernel: Array, h: int, w: int) -> Array:
-    """Convolution of an h x w map that `pad_for_gradient` has padded, a row more than it needs.
+    """Convolution of an h x w map with zeros around it, a row more below than it needs at least.
 
-    A row too many is cut off without being computed. The cut keeps XLA from drawing the sum into a
-    fusion of its matrix library, for which it would write out every moved map.
+    That row is cut off without being computed. The cut keeps XLA from drawing the sum into a fusion
+    of its matrix library, for which it would write out every moved map.
     """
     n, c = padded.shape[0], padded.shape[-1]
     rows, columns = kernel.shape[:2]
