@@ -36,12 +36,14 @@ def _build(case: Case, who: str):
 
 @contextlib.contextmanager
 def _settings(who: str) -> Iterator[Callable[[], None]]:
-    """What `train`, `evaluate` and `predict` of `attnseg.recipe` run in and call between steps."""
+    """What `attnseg.recipe.train` runs in and calls between steps."""
     if who != OURS:
         yield lambda: None
         return
     from attnseg.core import memory
+    from attnseg.core.compiler import run_in_caller
 
+    run_in_caller()
     with memory.keep_freed():
         yield memory.ease
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from attnseg import data
 from attnseg.core import memory, processes
+from attnseg.core.compiler import run_in_caller
 from attnseg.core.errors import UserError, check
 from attnseg.core.mesh import replicated
 from attnseg.core.types import SIZE
@@ -198,6 +199,7 @@ def train(
       Stopped: SIGTERM or SIGINT came; all is saved, and calling this again goes on.
     """
     started = time.time()
+    run_in_caller()
     main = processes.index() == 0
     say = say if main else _silent
     planned = plan(config, workdir, say)

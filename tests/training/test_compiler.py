@@ -3,9 +3,24 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from children import Children
 
 from attnseg.core import compiler
 from attnseg.core.jitted import Jitted
+
+WHILE_TRAINING = """
+import jax
+import jax.numpy as jnp
+from attnseg.recipe import run
+
+def plan(*_):
+    work = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda _, x: x @ x / 1000, x))
+    print(work(jnp.ones((1000, 1000))).is_ready())
+    raise SystemExit
+
+run.plan = plan
+run.train(None)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +50,11 @@ def test_another_version_of_xla_does_without(monkeypatch):
     monkeypatch.setattr(compiler, "_CPU", {"infer": {"xla_cpu_no_such_option": "1"}})
     assert compiler.compiler_options("infer") == {}
     assert Jitted(lambda x: x + 1)(1) == 2
+
+
+@pytest.mark.parametrize(
+    "environment, ready", [({}, "True"), ({"JAX_CPU_ENABLE_ASYNC_DISPATCH": "1"}, "False")]
+)
+def test_a_step_runs_in_the_thread_that_calls_it(environment, ready):
+    status, output = Children("ATTNSEG_CALLER").run("-c", WHILE_TRAINING, **environment)
+    assert status == 0 and output.split()[-1] == ready, output
