@@ -4,8 +4,8 @@ XLA runs grouped convolution on the CPU through a generic loop. In its place, al
 arithmetic up to the order of the sums:
 
 - forward and gradient of the input: shifted multiply-adds in one vectorised pass; in blocks of
-  channels where a neighbourhood is too large for the nearest cache, and over the map turned round
-  where the kernel is a column;
+  channels where a neighbourhood is too large for the nearest cache, with a pixel more in each row
+  where those under a column would share its places;
 - gradient of the kernel: the taps' products with one pixel after the other, a tile at a time;
 - forward on so small a grid that most taps meet padding: a matrix for each channel.
 
@@ -31,21 +31,24 @@ _TILE = 32  # products written out in the kernel gradient
 # Taps written out in the shifted sum. More run in a loop over the rows of the kernel: 21x21 takes a
 # second to compile in place of a quarter of an hour. 11x11 would run longer.
 _SHIFTED_TAPS = 200
+_WAYS = 8  # places of the nearest cache for addresses that differ by multiples of 4 KB
 _ACCUMULATORS = 4  # sums that make up a sum of taps: one alone waits for each of its additions
 # Channels worked on at a time: in the kernel gradient, and in the sum so many that a kernel of them
 # takes this many bytes. Kernels of fewer taps lose more by the scattered accesses than they gain.
 _GRADIENT_BLOCK = 128
 _KERNEL_BYTES, _BLOCKED_TAPS = 2**14, 25
-_TALL = 16  # rows of a column above which the map is turned round, so that its pixels lie together
 
 
 def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
     """Zeros for the kernel around the map, and some more at two of its sides.
 
     In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
+    A tall column's pixels, often multiples of 4 KB apart, would drive each other out of the nearest
+    cache; a pixel more in each row of the map gives them different places.
     """
     top, left = (side // 2 for side in kernel.shape[:2])
-    return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right), (0, 0)])
+    odd = kernel.shape[1] == 1 and kernel.shape[0] > _WAYS
+    return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right + odd), (0, 0)])
 
 
 def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:
@@ -173,12 +176,6 @@ def _pays_as_matrix(x: Array, kernel: Array) -> bool:
     return 3 * pixels <= 2 * taps and n * taps >= 32 * pixels
 
 
-def _turned(x: Array, kernel: Array) -> Array:
-    """The convolution with a column as one with a row."""
-    out = _shift_and_add(jnp.swapaxes(x, 1, 2), jnp.swapaxes(kernel, 0, 1))
-    return jnp.swapaxes(out, 1, 2)
-
-
 def _apart(x: Array, kernel: Array) -> Array:
     """`_shift_and_add` in a branch that is always taken.
 
@@ -192,8 +189,6 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
     if _pays_as_matrix(x, kernel):
         return _matrix_conv(x, kernel)
     rows, columns, _, channels = kernel.shape
-    if columns == 1 and rows > _TALL:
-        return _turned(x, kernel)
     taps = rows * columns
     most = _KERNEL_BYTES // (taps * kernel.dtype.itemsize)
     block = _block(channels, most) if taps >= _BLOCKED_TAPS else channels

@@ -41,7 +41,12 @@ def both(x, kernel, bias, grad):
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [*((shape, (3, 3)) for shape in SHAPES), ((2, 9, 6, 8), (7, 1)), ((2, 5, 11, 8), (1, 7))],
+    [
+        *((shape, (3, 3)) for shape in SHAPES),
+        ((2, 9, 6, 8), (7, 1)),
+        ((2, 9, 6, 8), (11, 1)),
+        ((2, 5, 11, 8), (1, 7)),
+    ],
 )
 def test_the_sum_and_its_gradients(shape, size):
     args = arrays(shape, size)
