@@ -4,8 +4,8 @@ XLA runs grouped convolution on the CPU through a generic loop. In its place, al
 arithmetic up to the order of the sums:
 
 - forward and gradient of the input: shifted multiply-adds in one vectorised pass; in blocks of
-  channels where a neighbourhood is too large for the nearest cache, with a pixel more in each row
-  where those under a column would share its places;
+  channels where a neighbourhood is too large for the nearest cache, in rows of an odd number of
+  pixels where those under a column would share its places;
 - gradient of the kernel: the taps' products with one pixel after the other, a tile at a time;
 - forward on so small a grid that most taps meet padding: a matrix for each channel.
 
@@ -44,11 +44,13 @@ def _pad(x: Array, kernel: Array, below: int, right: int) -> Array:
 
     In one step: of two XLA computes both, and takes each tap from the smaller map that holds it.
     A tall column's pixels, often multiples of 4 KB apart, would drive each other out of the nearest
-    cache; a pixel more in each row of the map gives them different places.
+    cache; rows of an odd number of pixels give them different places.
     """
     top, left = (side // 2 for side in kernel.shape[:2])
-    odd = kernel.shape[1] == 1 and kernel.shape[0] > _WAYS
-    return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right + odd), (0, 0)])
+    w = x.shape[2] + right
+    if kernel.shape[1] == 1 and kernel.shape[0] > _WAYS and is_static(w) and w % 2 == 0:
+        right += 1
+    return jnp.pad(x, [(0, 0), (top, top + below), (left, left + right), (0, 0)])
 
 
 def _kernel_gradient_conv(x: Array, grad: Array, kernel: Array) -> Array:

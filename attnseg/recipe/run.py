@@ -184,7 +184,8 @@ def train(
 ) -> dict[str, float]:
     """Trains, evaluates and leaves checkpoints, metrics, results and figures in `workdir`.
 
-    A run that is there already is taken up where it stopped.
+    A run that is there already is taken up where it stopped. If jax has not started yet and runs on
+    a CPU, this process's programs run in the thread that calls them from now on.
 
     Args:
       config: from `load_config`.

@@ -246,7 +246,7 @@ class _Run:
         job = self.job
         asked = time.perf_counter()
         batch = to_device(self.interrupt.mark(next(self.batches)), self.mesh)
-        # Loading that the previous step outlasts keeps nobody waiting.
+        # Loading that the previous step outlasts keeps nobody waiting; on a CPU it has ended.
         if self.metrics is None or self.metrics["loss"].is_ready():
             self.waited += time.perf_counter() - asked
         self.settle()  # no more than two batches lie on the device

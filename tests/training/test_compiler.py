@@ -55,6 +55,7 @@ def test_another_version_of_xla_does_without(monkeypatch):
 @pytest.mark.parametrize(
     "environment, ready", [({}, "True"), ({"JAX_CPU_ENABLE_ASYNC_DISPATCH": "1"}, "False")]
 )
-def test_a_step_runs_in_the_thread_that_calls_it(environment, ready):
+def test_a_step_runs_in_the_thread_that_calls_it(environment, ready, monkeypatch):
+    monkeypatch.delenv("JAX_CPU_ENABLE_ASYNC_DISPATCH", raising=False)
     status, output = Children("ATTNSEG_CALLER").run("-c", WHILE_TRAINING, **environment)
     assert status == 0 and output.split()[-1] == ready, output
