@@ -150,7 +150,8 @@ def _in_batches(evaluation: Evaluation, eval_step: Jitted, variables, interrupt)
     for batch in _until_cut(interrupt, evaluation.batches()):
         on_device = {key: batch[key] for key in DEVICE_KEYS}
         counts = eval_step(*variables, jax.device_put(on_device, batch_sharding(mesh)))
-        # Fetched one batch late, so that the device works while the next batch is read.
+        # Fetched one batch late, so that the device works while the next batch is read (not on a
+        # CPU within training, which runs a program in the thread that calls it).
         if waiting is not None:
             _tell(tally, evaluation, *waiting)
         waiting = batch, counts
