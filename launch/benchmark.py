@@ -28,7 +28,9 @@ parser.add_argument("--classes", type=int, default=150)
 parser.add_argument("--dtype", default="float32", help="or bfloat16")
 parser.add_argument("--peers", default="torch", help="of torch, torch.compile, keras; '' for none")
 parser.add_argument("--devices", type=int, default=1, help="that share the batch, ours alone")
-parser.add_argument("--only", default="", help="cases of the suite whose title has this in it")
+parser.add_argument(
+    "--only", default="", help="cases of the suite whose title has this, or one of A,B, in it"
+)
 parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each pass")
 parser.add_argument("--peer_python", help="interpreter that has the peers installed")
 parser.add_argument("--compile_for", help=f"a GPU: {', '.join(TARGETS)}; memory only, none needed")
@@ -43,7 +45,8 @@ def main(options):
         "--devices goes with --model and without --compile_for.",
     )
     if options.suite:
-        chosen = [c for c in cases.suite(options.suite) if options.only in c.title]
+        texts = options.only.split(",")
+        chosen = [c for c in cases.suite(options.suite) if any(t in c.title for t in texts)]
         check(bool(chosen), f'--only="{options.only}" is in no title of suite {options.suite}.')
     else:
         numbers = (options.size, options.batch, options.classes, options.dtype, options.peers)
@@ -52,7 +55,14 @@ def main(options):
     if options.compile_for is not None:
         table = compile_for(chosen, options.compile_for, output)
     else:
-        table = run(chosen, output, rounds=options.rounds, peer_python=options.peer_python)
+        platform = options.suite if options.suite in ("cpu", "gpu") else None
+        table = run(
+            chosen,
+            output,
+            rounds=options.rounds,
+            peer_python=options.peer_python,
+            platform=platform,
+        )
     print(f"\n{table.read_text(encoding='utf-8')}\nwrote {table}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from attnseg.benchmark import account
 from attnseg.benchmark.cases import Case
+from attnseg.benchmark.contestant import Contestant
 from attnseg.benchmark.torch_side import RATE
 from attnseg.core.errors import UserError
 
@@ -13,10 +15,11 @@ _SIZES = {
 }
 
 
-def build(case: Case):
-    """``(runs, facts by mode, parameters, device, peak memory)``, as `worker` wants them."""
+def build(case: Case) -> Contestant:
+    """The case in KerasHub: its forward pass and its training step, compiled as `fit` would."""
     if case.name not in _SIZES:
         raise UserError(f"{case.name} has no KerasHub version here.")
+    import jax
     import keras
     import keras_hub
     import numpy as np
@@ -42,10 +45,33 @@ def build(case: Case):
     # Its own metric, which takes one-hot labels, would also not be in the others' steps.
     model.compile(keras.optimizers.AdamW(RATE), loss=loss, metrics=[], jit_compile=True)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(case.batch, h, w, 3)).astype(np.float32)
-    labels = rng.integers(0, case.width, (case.batch, h, w)).astype(np.int32)
-    runs = {
-        "infer": lambda: model.predict_on_batch(images),
-        "train": lambda: model.train_on_batch(images, labels),
-    }
-    return runs, {}, model.count_params(), f"keras {keras.__version__}", lambda: None
+    images = jax.device_put(rng.normal(size=(case.batch, h, w, 3)).astype(np.float32))
+    labels = jax.device_put(rng.integers(0, case.width, (case.batch, h, w)).astype(np.int32))
+    model.optimizer.build(model.trainable_variables)
+    kinds = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = tuple([v.value for v in kind] for kind in kinds)
+
+    def forward(trained, others, images):
+        return model.stateless_call(trained, others, images, training=False)[0]
+
+    infer = jax.jit(forward).lower(*state[:2], images).compile()
+    # What `predict_on_batch` and `train_on_batch` run, without their copies from and to the host.
+    step = jax.jit(model.train_step, donate_argnums=0).lower(state, (images, labels)).compile()
+
+    def train():
+        nonlocal state
+        logs, state = step(state, (images, labels))
+        return logs, state
+
+    runs = {"infer": lambda: infer(*state[:2], images), "train": train}
+    facts = {"infer": account.memory(infer), "train": account.memory(step)}
+    count = model.count_params()
+    used = f"keras {keras.__version__}, keras-hub {keras_hub.__version__}, jax {jax.__version__}"
+    device = f"{jax.devices()[0].device_kind}, {used}"
+    platform = jax.default_backend()
+    return Contestant(runs, jax.block_until_ready, device, platform, parameters=count, facts=facts)

@@ -17,10 +17,14 @@ FUNCTIONS = {
 }
 
 
-def forward_and_gradient(function):
-    """``run(seed, *args)``: the gradients of ``sum(seed * function(*args))``."""
+def forward_and_gradients(function):
+    """``run(seed, *args)``: ``function(*args)``, and the gradients of its sum weighted by `seed`.
+
+    The result is returned too: unused, it would not be computed.
+    """
 
     def run(seed: jax.Array, *args: jax.Array):
-        return jax.vjp(function, *args)[1](seed)
+        out, transposed = jax.vjp(function, *args)
+        return out, transposed(seed)
 
     return run

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import SingleDeviceSharding
 
-from attnseg.benchmark import operators, targets
+from attnseg.benchmark import account, operators, targets
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
+from attnseg.benchmark.contestant import Contestant
 from attnseg.core.compiler import compiler_options
 from attnseg.core.errors import check
 from attnseg.core.mesh import make_mesh, replicated, to_global
@@ -24,9 +25,13 @@ from attnseg.models.zoo import create_model
 from attnseg.tasks.classification import Classification
 from attnseg.tasks.segmentation import Segmentation
 from attnseg.training.state import create_state
-from attnseg.training.step import make_train_step
+from attnseg.training.step import FINITE, make_train_step
 
 RATE = 1e-5  # of AdamW, here and at the peers
+
+
+# What JAX calls the platform of `jax.default_backend()` when it lowers for one that it names.
+_PLATFORMS = {"gpu": "cuda"}
 
 
 def _compiled(
@@ -45,26 +50,26 @@ def _compiled(
         kwargs["out_shardings"] = place
         lowered = jax.jit(function, **kwargs).lower(*args)
         program = targets.compile_there(lowered)
-    facts = {"compile_s": time.perf_counter() - start}
-    memory = program.memory_analysis()
-    if memory is not None:
-        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        facts["memory"] = kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-        facts["temporary"] = memory.temp_size_in_bytes
-    cost = program.cost_analysis() or {}
-    facts["flops"], facts["bytes"] = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
-    return program, facts
+    facts = {"compile_s": time.perf_counter() - start} | account.memory(program)
+    if target is not None:
+        return program, facts
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return program, facts | account.work(program)
+    facts |= account.work_before_compilation(function, args, _PLATFORMS.get(platform, platform))
+    # At least what it is given and gives has to pass through the memory.
+    return program, facts | {"bytes": facts.get("kept", 0.0)}
 
 
-def network(case: Case, target: jax.Device | None = None):
+def network(case: Case, target: jax.Device | None = None) -> Contestant:
     """Forward pass and training step (augmentation off) of a model.
 
     Args:
-      target: a GPU that is not here, see `targets`; the programs are compiled for it, not run.
+      target: a GPU that is not here, see `targets`; the programs are compiled for it, and there
+        is nothing to run.
 
     Returns:
-      ``{mode: callable that runs and waits}``, ``{mode: facts of one device}``, number of
-      parameters.
+      A contestant; its facts are those of one device.
 
     Raises:
       UserError: fewer devices than the case asks for.
@@ -115,21 +120,29 @@ def network(case: Case, target: jax.Device | None = None):
     count = sum(x.size for x in jax.tree_util.tree_leaves(like.params))
     facts = {"infer": infer_facts, "train": train_facts}
     if target is not None:
-        return {}, facts, count
+        return _contestant({}, facts, count)
     state = [init(jax.random.key(0))]
 
-    def run_train() -> None:
+    def run_train() -> tuple:
         state[0], metrics = train(state[0], batch)
-        jax.block_until_ready((state[0], metrics))
+        return state[0], metrics
 
-    def run_infer() -> None:
-        jax.block_until_ready(infer(state[0], batch[IMAGE]))
+    # A step that is not finite leaves out its update.
+    check(bool(run_train()[1][FINITE]), f"{case.title}: the gradients of a step are not finite.")
+    return _contestant(
+        {"infer": lambda: infer(state[0], batch[IMAGE]), "train": run_train}, facts, count
+    )
 
-    runs = {"infer": run_infer, "train": run_train}
-    return runs, facts, count
+
+def _contestant(runs: dict, facts: dict, parameters: int = 0) -> Contestant:
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    platform = jax.default_backend()
+    return Contestant(
+        runs, jax.block_until_ready, device, platform, parameters=parameters, facts=facts
+    )
 
 
-def operator(case: Case, target: jax.Device | None = None):
+def operator(case: Case, target: jax.Device | None = None) -> Contestant:
     """Forward pass, and forward with gradients, of an operator; as `network`."""
     function = operators.FUNCTIONS[case.name]
     keys = jax.random.split(jax.random.key(0), 8)
@@ -139,29 +152,13 @@ def operator(case: Case, target: jax.Device | None = None):
     )
     seed = jnp.ones(jax.eval_shape(function, *args).shape, case.dtype)
     infer, infer_facts = _compiled("infer", function, args, target)
-    both = operators.forward_and_gradient(function)
+    both = operators.forward_and_gradients(function)
     train, train_facts = _compiled("train", both, (seed, *args), target)
     facts = {"infer": infer_facts, "train": train_facts}
-    if target is not None:
-        return {}, facts, 0
-    runs = {
-        "infer": lambda: jax.block_until_ready(infer(*args)),
-        "train": lambda: jax.block_until_ready(train(seed, *args)),
-    }
-    return runs, facts, 0
+    runs = {"infer": lambda: infer(*args), "train": lambda: train(seed, *args)}
+    return _contestant(runs if target is None else {}, facts)
 
 
-def build(case: Case, target: jax.Device | None = None):
+def build(case: Case, target: jax.Device | None = None) -> Contestant:
     """`operator` or `network`, by the case's name."""
     return (operator if case.name in OPERATORS else network)(case, target)
-
-
-def device() -> str:
-    """Kind of the device and the version of jax."""
-    return f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-
-
-def peak() -> int | None:
-    """Most bytes the device held, where it counts them."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use")

@@ -14,8 +14,18 @@ HEADER = (
 )
 
 
+def _ms(seconds: float) -> str:
+    """Milliseconds with a tenth, and four digits where that is more."""
+    return f"{seconds * 1e3:.1f}" if seconds >= 0.1 else f"{seconds * 1e3:#.4g}"
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell."""
+    return " ".join(text.split()).replace("|", "/")
+
+
 def _megabytes(record: dict, mode: str) -> str:
-    memory = record.get("facts", {}).get(mode, {}).get("memory") or record.get("peak")
+    memory = record.get("facts", {}).get(mode, {}).get("memory")
     if memory:
         return f"{memory / 1e6:.0f}"
     return f"{record['resident'] / 1e6:.0f} (process)" if "resident" in record else ""
@@ -23,7 +33,7 @@ def _megabytes(record: dict, mode: str) -> str:
 
 def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -> str:
     seconds = statistics.median(record[mode])
-    spread = f"{min(record[mode]) * 1e3:.1f}-{max(record[mode]) * 1e3:.1f}"
+    spread = f"{_ms(min(record[mode]))}-{_ms(max(record[mode]))}"
     facts = record.get("facts", {}).get(mode, {})
     batch, dtype = record["case"]["batch"], record["case"]["dtype"]
     ratio = ""
@@ -33,10 +43,10 @@ def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -
     reached = share(facts, seconds, limits, dtype) if record["case"]["devices"] == 1 else None
     cells = [
         record["title"],
-        record["who"],
+        record["who"] + (f" ({record['note']})" if record.get("note") else ""),
         f"{record['parameters'] / 1e6:.2f}" if record.get("parameters") else "",
         mode,
-        f"{seconds * 1e3:.1f}",
+        _ms(seconds),
         spread,
         f"{batch / seconds:.2f}",
         ratio,
@@ -49,12 +59,15 @@ def _row(record: dict, ours: dict | None, mode: str, limits: dict[str, float]) -
     return "| " + " | ".join(cells) + " |"
 
 
-def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str:
+def markdown(
+    records: list[dict], limits: dict[str, float], heading: str, platform: str = "cpu"
+) -> str:
     """A heading, what the machine can do, and a row for each contestant and pass.
 
     ``ours / this`` is our speed over the row's: above 1 we are faster. Memory is XLA's account of
     the program (arguments, results, temporaries) or the framework's peak; "process" is the most
     the whole process held. Where devices share a batch, memory, FLOPs and bytes are those of one.
+    On a GPU FLOPs are counted before compilation, and bytes are those of arguments and results.
     """
     lines = [heading, ""]
     rates = ", ".join(
@@ -65,6 +78,9 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
     lines += [f"Measured limits: {rates}.", ""]
     if any(record["case"]["devices"] > 1 for record in records if "error" not in record):
         lines += ["Memory, GFLOP and GB are those of one device.", ""]
+    if platform != "cpu":
+        lines += ["float32 is TF32 in products. GFLOP: before compilation. GB: arguments, results."]
+        lines += [""]
     lines += [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
     firsts: dict[str, dict] = {}
     for record in records:
@@ -73,7 +89,7 @@ def markdown(records: list[dict], limits: dict[str, float], heading: str) -> str
     for record in records:
         if "error" in record:
             lines.append(
-                f"| {record['title']} | {record['who']} | | {record['error']} |" + " |" * 9
+                f"| {record['title']} | {record['who']} | | {_cell(record['error'])} |" + " |" * 9
             )
             continue
         ours = firsts.get(record["title"])
@@ -93,7 +109,7 @@ def memory_table(records: list[dict], heading: str) -> str:
     for record in records:
         count = f"{record['parameters'] / 1e6:.2f}" if record["parameters"] else ""
         if "error" in record:
-            lines.append(f"| {record['title']} | {count} | {record['error']} | | | |")
+            lines.append(f"| {record['title']} | {count} | {_cell(record['error'])} | | | |")
         for mode, facts in record["facts"].items():
             kinds = (facts.get("memory"), facts.get("temporary"))
             sizes = " | ".join("" if size is None else f"{size / 1e6:,.0f}" for size in kinds)

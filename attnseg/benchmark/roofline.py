@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from attnseg.benchmark.contest import environment
+from attnseg.core.errors import UserError
 
-def _best(run: Callable[..., jax.Array], *args: jax.Array, repeats: int) -> float:
+_CALLS = 20  # issued one after the other on a GPU, and waited for together
+
+
+def _best(run: Callable[..., jax.Array], *args: jax.Array, repeats: int, calls: int) -> float:
     """Seconds of the fastest call; each call takes the result of the last as its first argument."""
     first, *others = args
     seconds = []
     for _ in range(repeats + 1):  # the first one compiles
         start = time.perf_counter()
-        first = jax.block_until_ready(run(first, *others))
-        seconds.append(time.perf_counter() - start)
+        for _ in range(calls):
+            first = run(first, *others)
+        jax.block_until_ready(first)
+        seconds.append((time.perf_counter() - start) / calls)
     return min(seconds)
 
 
 def measure(repeats: int = 5) -> dict[str, float]:
     """``bytes`` read and written a second by a pass over memory, ``flops/DTYPE`` of a product.
 
-    The pass is in place: on a CPU the pages of a new array cost several times its copying.
+    The pass is in place: on a CPU the pages of a new array cost several times its copying. On a
+    GPU float32 products are TF32, as XLA computes them unless told otherwise.
     """
     large = jax.default_backend() != "cpu"
+    often = {"repeats": repeats, "calls": _CALLS if large else 1}
     numbers = jnp.zeros(1 << (28 if large else 24), jnp.float32)
     moved = 2 * numbers.nbytes
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-    limits = {"bytes": moved / _best(add, numbers, repeats=repeats)}
+    limits = {"bytes": moved / _best(add, numbers, **often)}
     side = 8192 if large else 1536
     product = jax.jit(jnp.matmul)
     for dtype in ("float32", "bfloat16") if large else ("float32",):
         matrix = jnp.full((side, side), 1 / side, dtype)
-        seconds = _best(product, matrix, matrix, repeats=repeats)
-        limits[f"flops/{dtype}"] = 2 * side**3 / seconds
+        limits[f"flops/{dtype}"] = 2 * side**3 / _best(product, matrix, matrix, **often)
     return limits
+
+
+def measure_apart() -> tuple[str, dict[str, float]]:
+    """Platform and `measure` of a process of its own, which leaves the device to the contestants.
+
+    Raises:
+      UserError: the process ended without them.
+    """
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise UserError(f"what the machine can do could not be measured: {said[-1]}")
+    platform, limits = json.loads(done.stdout.splitlines()[-1])
+    return platform, limits
 
 
 def share(facts: dict[str, float], seconds: float, limits: dict[str, float], dtype: str):
     """The share of the roofline a program reached, 0..1, or None where nothing is known.
 
-    The least time is the longer of moving its bytes and doing its operations; both as XLA counts
-    them, which takes a loop's body for one pass: an estimate from below where loops are.
+    The least time is the longer of moving its bytes and doing its operations, see `account`; a
+    loop's body counts for one pass: an estimate from below where loops are.
     """
     rate = limits.get(f"flops/{dtype}") or limits.get("flops/float32")
     if not rate or not facts.get("flops"):
         return None
     least = max(facts["flops"] / rate, facts.get("bytes", 0.0) / limits["bytes"])
     return least / seconds
+
+
+if __name__ == "__main__":
+    print(json.dumps([jax.default_backend(), measure()]))

@@ -14,6 +14,7 @@ import jax
 from attnseg.benchmark import ours, report, roofline, targets
 from attnseg.benchmark.cases import Case
 from attnseg.benchmark.contest import run_case
+from attnseg.core.errors import check
 
 
 def _heading(records: list[dict]) -> str:
@@ -54,7 +55,8 @@ def compile_for(
         record = {"title": case.title, "facts": {}, "parameters": 0}
         records.append(record)
         try:
-            _, record["facts"], record["parameters"] = ours.build(case, device)
+            made = ours.build(case, device)
+            record["facts"], record["parameters"] = made.facts, made.parameters
         except Exception as error:  # told in the row; the others go on
             record["error"] = f"{type(error).__name__}: {error}"[:300]
             say(f"  {record['error']}")
@@ -69,6 +71,7 @@ def run(
     *,
     rounds: int = 5,
     peer_python: str | None = None,
+    platform: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Measures the cases, one after the other, and writes ``OUTPUT.md`` and ``OUTPUT.json``.
@@ -80,18 +83,27 @@ def run(
       output: path of the tables, without ending.
       rounds: turns of each contestant in each pass.
       peer_python: interpreter that has the peers; None is this one.
+      platform: "cpu" or "gpu", where the cases are meant for one of them.
       say: takes lines of progress.
 
     Returns:
       The path of the table.
+
+    Raises:
+      UserError: JAX runs on another platform.
     """
-    limits = roofline.measure()
+    here, limits = roofline.measure_apart()
+    check(
+        platform in (None, here),
+        f"these cases are for a {platform}, and JAX runs on a {here}; pip install "
+        f"'attnseg[cuda12]' gives it a GPU, JAX_PLATFORMS=cpu keeps it from one.",
+    )
     records: list[dict] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases, start=1):
         say(f"{index}/{len(cases)} {case.title}")
         records += run_case(case, rounds, peer_python, say)
         heading = _heading(records)
-        table = report.markdown(records, limits, heading)
+        table = report.markdown(records, limits, heading, here)
         _write(output, table, {"limits": limits, "heading": heading, "records": records})
     return output.with_suffix(".md")

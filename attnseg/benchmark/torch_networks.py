@@ -22,8 +22,9 @@ def operator(name: str):
         flat = [x.flatten(2).transpose(1, 2) for x in (query, key, value)]
         if name == "non_local":  # without a scale, as ours; the map of all pairs is formed
             out = (flat[0] @ flat[1].transpose(1, 2)).softmax(-1) @ flat[2]
-        else:
-            out = functional.scaled_dot_product_attention(*flat)
+        else:  # with an axis of heads, without which there is no fused attention
+            heads = [x.unsqueeze(1) for x in flat]
+            out = functional.scaled_dot_product_attention(*heads).squeeze(1)
         return out.transpose(1, 2).reshape(value.shape[0], value.shape[1], *query.shape[2:])
 
     return attention
@@ -168,6 +169,10 @@ def _blocks():
             self.bases, self.steps = bases, steps
 
         def forward(self, x):
+            with torch.autocast(x.device.type, enabled=False):  # float32, as ours
+                return self.factorised(x)
+
+        def factorised(self, x):
             n, c, h, w = x.shape
             x = x.flatten(2).float()  # [n d l]
             bases = nn.functional.normalize(torch.rand(n, c, self.bases, device=x.device), dim=1)

@@ -8,6 +8,8 @@ queries are worked through in blocks, so that it never exists whole.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -18,11 +20,21 @@ from attnseg.ops.platforms import by_platform, is_plain
 from attnseg.ops.precision import accumulator, einsum
 from attnseg.ops.resize import is_static
 
-# Logits of one example formed at once, by platform: on a CPU what the cache holds (512 queries of
-# 256 keys), elsewhere what memory holds easily.
-_BLOCK = {"cpu": 1 << 17, "default": 1 << 24}
+
+class _Block(NamedTuple):
+    """How much of one example's map is worked on at once, about: the largest of three."""
+
+    logits: int
+    of_a_head: int  # logits as well
+    queries: int  # fewer would leave products too thin
+
+
+# By platform: on a CPU what the cache holds (512 queries of 256 keys), elsewhere what memory holds
+# easily. Thin products cost the backward pass of a CPU, which has five of them for two, more than
+# logits that outgrow the nearest cache.
+_FORWARD = {"cpu": _Block(1 << 17, 0, 64), "default": _Block(1 << 24, 0, 64)}
+_BACKWARD = {"cpu": _Block(1 << 18, 1 << 17, 256), "default": _FORWARD["default"]}
 _WHOLE = 4  # blocks up to which the map is formed at once
-_LEAST_BLOCK = 64  # queries; fewer would leave products too thin
 
 
 def _blocks(x: Array, count: int) -> Array:
@@ -37,11 +49,12 @@ def _joined(x: Array) -> Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _count(query: Array, key: Array, platform: str) -> int:
-    length = query.shape[2]
-    if query.shape[1] * length * key.shape[2] <= _WHOLE * _BLOCK[platform]:
+def _count(query: Array, key: Array, block: _Block) -> int:
+    """Parts that the queries are worked through in."""
+    (heads, length), keys = query.shape[1:3], key.shape[2]
+    if heads * length * keys <= _WHOLE * block.logits:
         return 1
-    limit = max(_BLOCK[platform] // (key.shape[2] * query.shape[1]), _LEAST_BLOCK)
+    limit = max(block.logits // (heads * keys), block.of_a_head // keys, block.queries)
     return length // largest_divisor(length, limit)
 
 
@@ -57,7 +70,7 @@ def _attend(query: Array, key: Array, value: Array, *, platform: str) -> tuple[A
         out = einsum("nmls,nmsd->nmld", weights.astype(value.dtype), value) / total
         return out.astype(value.dtype), (top + jnp.log(total))[..., 0]
 
-    count = _count(query, key, platform)
+    count = _count(query, key, _FORWARD[platform])
     if count == 1:
         return block(query)
     out, log_total = jax.lax.map(block, _blocks(query, count))
@@ -72,26 +85,28 @@ def _attend_backward(
     def block(query, out, log_total, grad) -> tuple[Array, Array, Array]:
         logits = einsum("nmld,nmsd->nmls", query, key)
         weights = jnp.exp(logits - log_total[..., None])
-        grad_value = einsum("nmls,nmld->nmsd", weights.astype(grad.dtype), grad)
+        # A CPU reorders the left factor of a sum over queries first: d numbers each, not s.
+        grad_value = einsum("nmld,nmls->nmds", grad, weights.astype(grad.dtype))
         grad_weights = einsum("nmld,nmsd->nmls", grad, value)
         # sum_s weights * grad_weights, without the l x s products.
         mean = jnp.sum(grad.astype(dtype) * out.astype(dtype), axis=-1, keepdims=True)
         grad_logits = (weights * (grad_weights - mean)).astype(query.dtype)
-        grad_key = einsum("nmls,nmld->nmsd", grad_logits, query)
+        grad_key = einsum("nmld,nmls->nmds", query, grad_logits)
         return einsum("nmls,nmsd->nmld", grad_logits, key), grad_key, grad_value
 
     parts = (query, out, log_total, grad)
-    count = _count(query, key, platform)
+    count = _count(query, key, _BACKWARD[platform])
     if count == 1:
-        return block(*parts)
+        grad_query, *sums = block(*parts)
+        return grad_query, *(jnp.swapaxes(x, 2, 3) for x in sums)
 
     def step(carry, inputs):
         grad_query, *sums = block(*inputs)
         return jax.tree_util.tree_map(jnp.add, carry, tuple(sums)), grad_query
 
-    zero = tuple(jnp.zeros(x.shape, dtype) for x in (key, value))
+    zero = tuple(jnp.zeros((*x.shape[:2], x.shape[3], x.shape[2]), dtype) for x in (key, value))
     sums, grad_query = jax.lax.scan(step, zero, tuple(_blocks(x, count) for x in parts))
-    return _joined(grad_query), *sums
+    return _joined(grad_query), *(jnp.swapaxes(x, 2, 3) for x in sums)
 
 
 def softmax_attention(query: Array, key: Array, value: Array) -> Array:

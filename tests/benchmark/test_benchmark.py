@@ -3,15 +3,29 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import runpy
+import time
 
 import jax
 import pytest
 import tiny
 
 import attnseg
-from attnseg.benchmark import cases, contest, operators, ours, report, roofline, targets, worker
+from attnseg.benchmark import (
+    account,
+    cases,
+    contest,
+    operators,
+    ours,
+    report,
+    roofline,
+    targets,
+    torch_side,
+    worker,
+)
 from attnseg.benchmark.cases import KERAS, OURS, TORCH, Case
+from attnseg.benchmark.contestant import Contestant
 from attnseg.benchmark.run import compile_for, run
 from attnseg.core.errors import UserError
 
@@ -52,9 +66,8 @@ def test_an_unknown_suite_is_refused():
 
 
 def test_one_operator_from_process_to_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        roofline, "measure", lambda: {"bytes": 1e9, "flops/float32": 1e9}
-    )  # a large product is no test
+    limits = {"bytes": 1e9, "flops/float32": 1e9}  # a large product is no test
+    monkeypatch.setattr(roofline, "measure_apart", lambda: ("cpu", limits))
     lines = []
     table = run([TINY], tmp_path / "out" / "tables", rounds=2, say=lines.append)
     saved = json.loads((tmp_path / "out" / "tables.json").read_text())
@@ -78,7 +91,7 @@ def test_compiling_for_another_device_runs_nothing_and_tells_memory(tmp_path, mo
         ),
     )
     case = Case("spatial_reduction", (16, 16), 2, 8, peers=())
-    there = ours.build(case)[1]
+    there = ours.build(case).facts
     compiled.clear()
     table = compile_for([case], "h100", tmp_path / "out" / "tables", say=lambda line: None)
     assert len(compiled) == 2
@@ -101,12 +114,12 @@ def shrunk(monkeypatch):
 
 def test_several_devices_share_the_batch(shrunk):
     case = Case("conv2former_n_cifar", (16, 16), 8, 3, peers=())
-    _, whole, _ = ours.build(case)
-    runs, part, _ = ours.build(dataclasses.replace(case, devices=2))
-    for mode, run_once in runs.items():
+    whole, part = (ours.build(dataclasses.replace(case, devices=n)) for n in (1, 2))
+    for mode, run_once in part.runs.items():
         run_once()
-        run_once()  # the step takes the state that it has given
-        assert 0.4 < part[mode]["flops"] / whole[mode]["flops"] < 0.8  # the update is each one's
+        part.wait(run_once())  # the step takes the state that it has given
+        share = part.facts[mode]["flops"] / whole.facts[mode]["flops"]
+        assert 0.4 < share < 0.8  # the update is each one's
     with pytest.raises(UserError, match="JAX_NUM_CPU_DEVICES=64"):
         ours.build(dataclasses.replace(case, devices=64))
 
@@ -132,8 +145,9 @@ def test_a_table_tells_what_is_of_one_device():
 
 def test_a_network_compiled_for_another_device(shrunk):
     case = Case("conv2former_n_cifar", (16, 16), 2, 3, peers=())
-    runs, facts, parameters = ours.build(case, jax.devices()[1])
-    assert not runs and parameters > 0
+    there = ours.build(case, jax.devices()[1])
+    facts, parameters = there.facts, there.parameters
+    assert not there.runs and parameters > 0
     kept = facts["train"]["memory"] - facts["train"]["temporary"]
     # The parameters and two moments, once: the new ones take the place of the old.
     assert 1 <= kept / (3 * 4 * parameters) < 1.3
@@ -165,6 +179,114 @@ def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():
     (record,) = contest.run_case(case, 1, None, lambda line: None)
     assert "no_such_model" in record["error"]
     assert "no_such_model" in report.markdown([record], {"bytes": 1e9}, "here")
+
+
+READY = '{"ready_s": 1.0, "parameters": 0, "device": "it", "platform": "cpu", "note": "NHWC"}'
+SERVES = """while read line; do case "$line" in
+*facts*) echo '{"facts": {}, "resident": 1}';; *) echo '{"seconds": [0.2, 0.1, 0.3]}';; esac; done
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """``program(text)`` takes the place of a peer's process; ours answers as it should."""
+
+    def make(name, text):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    monkeypatch.setattr(contest.sys, "executable", make("ours", f"echo '{READY}'\n{SERVES}"))
+    return lambda text: make("peer", text)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (f"echo '{READY}'; read line; echo no kernel image >&2; exit 3", "with 3.*no kernel image"),
+        (f"echo '{READY}'; read line; echo '{{\"seconds\": [1.0]}}'; exit 4", "ended with 4"),
+        ("echo good morning", "good morning"),
+        (
+            f"echo '{READY.replace('cpu', 'gpu')}'; {SERVES}",
+            "runs on a gpu .it., ours on a c",
+        ),
+        ("exec sleep 60", "no answer in 1 s"),
+        (None, "cannot be started"),
+    ],
+    ids=["died", "died idle", "garbage", "elsewhere", "silent", "missing"],
+)
+def test_the_run_goes_on_without_a_peer(program, monkeypatch, does, said):
+    monkeypatch.setattr(contest, "PATIENCE", 1.0)
+    peer = "no/such/python" if does is None else program(does)
+    case = dataclasses.replace(TINY, peers=(TORCH,))
+    ours_, torch = contest.run_case(case, 2, peer, lambda line: None)
+    assert len(ours_["infer"]) == len(ours_["train"]) == 6 and ours_["resident"] == 1
+    assert re.search(said, torch["error"])
+    rows = report.markdown([ours_, torch], {"bytes": 1e9}, "here").splitlines()[-3:]
+    assert "ours (NHWC)" in rows[0] and len({row.count("|") for row in rows}) == 1
+
+
+def test_cases_of_another_platform_are_refused_before_any_runs(tmp_path):
+    with pytest.raises(UserError, match="for a gpu, and JAX runs on a cpu"):
+        run([TINY], tmp_path / "tables", platform="gpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_machine_can_do_is_measured_apart():
+    platform, limits = roofline.measure_apart()
+    assert platform == "cpu" and set(limits) == {"bytes", "flops/float32"}
+    assert min(limits.values()) > 1e7
+
+
+def test_operations_counted_for_a_gpu_that_is_not_here():
+    a, b = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 16), (16, 32)))
+    work = account.work_before_compilation(jax.numpy.matmul, (a, b), "cuda")
+    assert work == {"flops": 2 * 8 * 16 * 32}
+
+
+def test_gradients_come_with_the_result():
+    x, y, seed = (jax.random.normal(jax.random.key(i), (3, 4)) for i in range(3))
+    out, grads = jax.jit(operators.forward_and_gradients(jax.numpy.multiply))(seed, x, y)
+    assert (out == x * y).all() and (grads[0] == seed * y).all() and (grads[1] == seed * x).all()
+
+
+def test_short_calls_are_measured_together_on_a_gpu():
+    held, waited = iter((7, 5, 9, 8)), []
+    runs = {"infer": lambda: "done", "train": lambda: time.sleep(0.02)}
+    made = Contestant(runs, waited.append, "it", "gpu", peak=lambda: next(held))
+    calls = worker._warm_up(made)
+    assert calls["infer"] == worker._MOST_CALLS and 1 <= calls["train"] <= 3
+    assert waited == ["done"] * 2 + [None] * 2
+    # The peak of the second call: the first one looks for algorithms.
+    assert [made.facts[mode]["memory"] for mode in runs] == [5, 8]
+    assert worker._warm_up(dataclasses.replace(made, platform="cpu", peak=lambda: None)) == {
+        "infer": 1,
+        "train": 1,
+    }
+
+
+def test_the_faster_layout_is_found_by_trial():
+    slow = {"contiguous_format": 0.02, "channels_last": 0.0}
+    assert torch_side._faster(lambda layout: time.sleep(slow[layout]), lambda _: None) == (
+        "channels_last"
+    )
+
+
+def test_cases_are_chosen_by_several_texts(tmp_path, monkeypatch):
+    launch = runpy.run_path(str(tiny.ROOT / "launch" / "benchmark.py"))
+    chosen = []
+    (tmp_path / "table.md").write_text("")
+    monkeypatch.setitem(
+        launch["main"].__globals__,
+        "run",
+        lambda cases, *_, **more: (
+            chosen.extend([*cases, more["platform"]]) or tmp_path / "table.md"
+        ),
+    )
+    arguments = ["--suite=cpu", "--only=botnet,swin", f"--output={tmp_path / 'table'}"]
+    launch["main"](launch["parser"].parse_args(arguments))
+    assert [getattr(c, "name", c) for c in chosen] == ["botnet50", "swin_t", "cpu"]
 
 
 def record(who, seconds, **more):

@@ -47,8 +47,9 @@ def both(query, key, value, grad):
 def blocks(request, monkeypatch):
     """The map formed at once, and in blocks of few queries."""
     if request.param:
-        monkeypatch.setattr(attention, "_LEAST_BLOCK", 4)
-        monkeypatch.setattr(attention, "_BLOCK", {"cpu": 1, "default": 1})
+        small = dict.fromkeys(("cpu", "default"), attention._Block(1, 1, 4))
+        monkeypatch.setattr(attention, "_FORWARD", small)
+        monkeypatch.setattr(attention, "_BACKWARD", small)
     return request.param
 
 

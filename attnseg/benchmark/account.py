@@ -1,0 +1,45 @@
+"""What XLA says of a program: its memory, bytes and floating-point operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+
+def memory(program: jax.stages.Compiled) -> dict[str, float]:
+    """Bytes on one device: ``memory`` in all, ``temporary`` those that live during the program
+    only, ``kept`` arguments and results.
+    """
+    sizes = program.memory_analysis()
+    if sizes is None:
+        return {}
+    kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    return {
+        "memory": kept - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes,
+        "temporary": sizes.temp_size_in_bytes,
+        "kept": kept,
+    }
+
+
+def work(program: jax.stages.Compiled) -> dict[str, float]:
+    """``flops`` and ``bytes`` of a program compiled for a CPU; a loop's body counts once."""
+    cost = program.cost_analysis() or {}
+    return {"flops": cost.get("flops", 0.0), "bytes": cost.get("bytes accessed", 0.0)}
+
+
+def work_before_compilation(function: Callable, args: tuple, platform: str) -> dict[str, float]:
+    """``flops`` of a function as it is given to the compiler of `platform`.
+
+    Of a program compiled for a GPU XLA tells no number: matrix products and convolutions are calls
+    of libraries there, which it counts as nothing.
+
+    Args:
+      args: arrays or `jax.ShapeDtypeStruct`.
+      platform: as `jax.jit(...).trace(...).lower` takes it, "cuda" for instance.
+    """
+    place = SingleDeviceSharding(jax.devices("cpu")[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
+    lowered = jax.jit(function).trace(*like).lower(lowering_platforms=(platform,))
+    return {"flops": (lowered.cost_analysis() or {}).get("flops", 0.0)}
