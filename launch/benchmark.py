@@ -45,7 +45,7 @@ def main(options):
         "--devices goes with --model and without --compile_for.",
     )
     if options.suite:
-        texts = options.only.split(",")
+        texts = [text for text in options.only.split(",") if text] or [""]
         chosen = [c for c in cases.suite(options.suite) if any(t in c.title for t in texts)]
         check(bool(chosen), f'--only="{options.only}" is in no title of suite {options.suite}.')
     else:

@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 
 def memory(program: jax.stages.Compiled) -> dict[str, float]:
     """Bytes on one device: ``memory`` in all, ``temporary`` those that live during the program
-    only, ``kept`` arguments and results.
+    only, ``kept`` arguments and results; nothing where XLA tells none.
     """
     sizes = program.memory_analysis()
     if sizes is None:
@@ -32,14 +32,20 @@ def work(program: jax.stages.Compiled) -> dict[str, float]:
 def work_before_compilation(function: Callable, args: tuple, platform: str) -> dict[str, float]:
     """``flops`` of a function as it is given to the compiler of `platform`.
 
-    Of a program compiled for a GPU XLA tells no number: matrix products and convolutions are calls
-    of libraries there, which it counts as nothing.
+    In a program compiled for a GPU matrix products and convolutions are calls of libraries, which
+    XLA counts as nothing.
 
     Args:
       args: arrays or `jax.ShapeDtypeStruct`.
       platform: as `jax.jit(...).trace(...).lower` takes it, "cuda" for instance.
+
+    Returns:
+      Nothing where JAX is kept from the CPU.
     """
-    place = SingleDeviceSharding(jax.devices("cpu")[0])
+    try:  # programs placed on a GPU are counted after compilation only
+        place = SingleDeviceSharding(jax.devices("cpu")[0])
+    except RuntimeError:
+        return {}
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
     lowered = jax.jit(function).trace(*like).lower(lowering_platforms=(platform,))
     return {"flops": (lowered.cost_analysis() or {}).get("flops", 0.0)}

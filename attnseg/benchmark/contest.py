@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 
 from attnseg.benchmark.cases import KERAS, OURS, Case
@@ -23,13 +25,13 @@ _SAID = 300  # characters told of what a contestant said before it ended
 
 def environment(who: str = OURS) -> dict[str, str]:
     """That of a process which shares the device with others."""
-    ours = dict(os.environ, PYTHONUNBUFFERED="1")
+    variables = dict(os.environ, PYTHONUNBUFFERED="1")
     # On a GPU every process would claim most of the memory for itself.
-    ours.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    variables.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if who == KERAS:
-        ours["KERAS_BACKEND"] = "jax"
-        ours.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # KerasHub imports TensorFlow
-    return ours
+        variables["KERAS_BACKEND"] = "jax"
+        variables.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # KerasHub imports TensorFlow
+    return variables
 
 
 class Worker:
@@ -39,13 +41,14 @@ class Worker:
       UserError: the process could not be started, ended, fell silent, or could not build the case.
     """
 
-    def __init__(self, case: Case, who: str, python: str):
-        command = [python, "-m", "attnseg.benchmark.worker", json.dumps(dataclasses.asdict(case))]
+    def __init__(self, case: Case, who: str, python: str, platform: str):
+        module = [python, "-m", "attnseg.benchmark.worker"]
+        command = [*module, json.dumps(dataclasses.asdict(case)), who, platform]
         self.who = who
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, see close
         try:
             self.process = subprocess.Popen(
-                [*command, who],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
@@ -61,29 +64,37 @@ class Worker:
     def _answer(self) -> dict:
         late = threading.Event()
         watch = threading.Timer(PATIENCE, lambda: (late.set(), self.process.kill()))
+        watch.daemon = True
         watch.start()
-        line = self.process.stdout.readline()
-        watch.cancel()
         try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = {"error": self._last_words(late.is_set(), line)}
+            line = self.process.stdout.readline()
+        finally:
+            watch.cancel()
+        if line and not late.is_set():
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                answer = {"error": f'"{line.strip()[:_SAID]}" is no answer'}
+        else:
+            answer = {"error": self._last_words(late.is_set())}
         if "error" in answer:
             self.close()
             raise UserError(f"{self.who}: {answer['error']}")
         return answer
 
-    def _last_words(self, late: bool, line: str) -> str:
-        self.process.kill()
+    def _last_words(self, late: bool) -> str:
         code = self.process.wait()
+        if late:
+            why = f"no answer in {PATIENCE:.0f} s"
+        else:
+            killed = " (out of memory?)" if code == -signal.SIGKILL else ""
+            why = f"the process ended with {code}{killed}"
         self._said.seek(0)
         lines = [text for text in self._said.read().splitlines() if text.strip()]
-        said = line.strip() or (lines[-1] if lines else "nothing")
-        why = f"no answer in {PATIENCE:.0f} s" if late else f"the process ended with {code}"
-        return f"{why} (out of memory?); it said last: {said[-_SAID:]}"
+        return f"{why}; it said last: {lines[-1][-_SAID:]}" if lines else why
 
     def ask(self, mode: str) -> dict:
-        """Runs a mode some times, or tells "facts".
+        """Runs a mode some times, ``{"seconds": [...]}``, or tells "facts", as `worker` has them.
 
         Raises:
           UserError: as the class.
@@ -106,57 +117,46 @@ class Worker:
         self._said.close()
 
 
-def _enter(case: Case, who: str, python: str, first: dict) -> tuple[Worker, dict]:
-    """A worker and what is known of it.
-
-    Raises:
-      UserError: as `Worker`, or it does not run where the first one does.
-    """
-    worker = Worker(case, who, python)
-    about = worker.about
-    place = first.get("platform", about["platform"])
-    if about["platform"] != place:
-        worker.close()
-        where = f"{about['platform']} ({about['device']})"
-        raise UserError(f"{who} runs on a {where}, ours on a {place}.")
-    return worker, about
-
-
 def run_case(
-    case: Case, rounds: int, peer_python: str | None, say: Callable[[str], None]
+    case: Case,
+    rounds: int,
+    peer_python: str | None,
+    say: Callable[[str], None],
+    platform: str = "cpu",
 ) -> list[dict]:
     """Times a case for us and its peers.
 
     Args:
       rounds: turns of each contestant in each mode, in alternation.
       peer_python: interpreter that has the peers installed; None is this one.
+      say: takes lines of progress.
+      platform: where ours runs, and peers have to.
 
     Returns:
-      One record a contestant: ``case``, ``who``, ``infer`` and ``train`` (seconds of each call),
-      ``facts`` of each mode, ``parameters``, ``device``, ``platform``, ``resident``; or ``error``.
+      One record a contestant: ``case``, ``title``, ``who``, ``infer`` and ``train`` (seconds of a
+      call in each measurement), ``facts`` of each mode, ``parameters``, ``device``, ``platform``,
+      ``note``, ``ready_s``, ``resident``; or ``error``.
     """
     workers: list[tuple[Worker, dict]] = []
     records: list[dict] = []
 
-    def drop(worker: Worker, record: dict, error: UserError) -> None:
+    def failed(record: dict, error: UserError) -> None:
         record["error"] = str(error)
         say(f"  {error}")
-        workers.remove((worker, record))
-        worker.close()
 
     try:
         for who in (OURS, *case.peers):
             python = sys.executable if who == OURS else peer_python or sys.executable
             record = {"case": dataclasses.asdict(case), "title": case.title, "who": who}
             records.append(record)
+            begun = time.perf_counter()
             try:
-                worker, about = _enter(case, who, python, records[0])
+                worker = Worker(case, who, python, platform)
             except UserError as error:
-                record["error"] = str(error)
-                say(f"  {error}")
+                failed(record, error)
                 continue
             workers.append((worker, record))
-            record.update(about)
+            record.update(worker.about, ready_s=time.perf_counter() - begun)
             record.update({mode: [] for mode in MODES})
             say(f"  {who} ready after {record['ready_s']:.1f} s")
         for mode in (*MODES, "facts"):
@@ -165,7 +165,8 @@ def run_case(
                     try:
                         answer = worker.ask(mode)
                     except UserError as error:
-                        drop(worker, record, error)
+                        failed(record, error)
+                        workers.remove((worker, record))
                         continue
                     if mode in MODES:
                         record[mode].extend(answer["seconds"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from attnseg.benchmark import account
 from attnseg.benchmark.cases import Case
-from attnseg.benchmark.contestant import Contestant
-from attnseg.benchmark.torch_side import RATE
+from attnseg.benchmark.contestant import RATE, Contestant, check_platform
 from attnseg.core.errors import UserError
 
 # Depths, first width and decoder width of each size (arXiv:2105.15203, table 6).
@@ -15,8 +16,12 @@ _SIZES = {
 }
 
 
-def build(case: Case) -> Contestant:
-    """The case in KerasHub: its forward pass and its training step, compiled as `fit` would."""
+def build(case: Case, platform: str) -> Contestant:
+    """The case in KerasHub: logits as the others have them, and the training step of `fit`.
+
+    Raises:
+      UserError: Keras does not run on `platform`, or there is no such network.
+    """
     if case.name not in _SIZES:
         raise UserError(f"{case.name} has no KerasHub version here.")
     import jax
@@ -24,6 +29,9 @@ def build(case: Case) -> Contestant:
     import keras_hub
     import numpy as np
 
+    used = f"keras {keras.__version__}, keras-hub {keras_hub.__version__}, jax {jax.__version__}"
+    device = f"{jax.devices()[0].device_kind}, {used}"
+    check_platform(jax.default_backend(), device, platform)
     if case.dtype == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     depths, widths, decoder = _SIZES[case.name]
@@ -56,22 +64,38 @@ def build(case: Case) -> Contestant:
     )
     state = tuple([v.value for v in kind] for kind in kinds)
 
-    def forward(trained, others, images):
-        return model.stateless_call(trained, others, images, training=False)[0]
+    # Before they are enlarged to the image, which nobody else does here.
+    low = keras.Model(model.inputs, model.output_segmentation_head.output)
+    trained, others = (
+        [[id(v) for v in among].index(id(v)) for v in chosen]
+        for among, chosen in (
+            (model.trainable_variables, low.trainable_variables),
+            (model.non_trainable_variables, low.non_trainable_variables),
+        )
+    )
 
-    infer = jax.jit(forward).lower(*state[:2], images).compile()
-    # What `predict_on_batch` and `train_on_batch` run, without their copies from and to the host.
-    step = jax.jit(model.train_step, donate_argnums=0).lower(state, (images, labels)).compile()
+    def forward(state, images):
+        held = [state[0][i] for i in trained], [state[1][i] for i in others]
+        return low.stateless_call(*held, images, training=False)[0]
+
+    infer, infer_facts = _compiled(jax.jit(forward), state, images)
+    # What `train_on_batch` runs, without its copies from the host.
+    whole = jax.jit(model.train_step, donate_argnums=0)
+    step, train_facts = _compiled(whole, state, (images, labels))
 
     def train():
         nonlocal state
         logs, state = step(state, (images, labels))
         return logs, state
 
-    runs = {"infer": lambda: infer(*state[:2], images), "train": train}
-    facts = {"infer": account.memory(infer), "train": account.memory(step)}
+    runs = {"infer": lambda: infer(state, images), "train": train}
+    facts = {"infer": infer_facts, "train": train_facts}
     count = model.count_params()
-    used = f"keras {keras.__version__}, keras-hub {keras_hub.__version__}, jax {jax.__version__}"
-    device = f"{jax.devices()[0].device_kind}, {used}"
-    platform = jax.default_backend()
     return Contestant(runs, jax.block_until_ready, device, platform, parameters=count, facts=facts)
+
+
+def _compiled(function, *args):
+    """The program, and its facts."""
+    begun = time.perf_counter()
+    program = function.lower(*args).compile()
+    return program, {"compile_s": time.perf_counter() - begun} | account.memory(program)

@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 
 from attnseg.benchmark import account, operators, targets
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
-from attnseg.benchmark.contestant import Contestant
+from attnseg.benchmark.contestant import RATE, Contestant
 from attnseg.core.compiler import compiler_options
 from attnseg.core.errors import check
 from attnseg.core.mesh import make_mesh, replicated, to_global
@@ -27,15 +27,17 @@ from attnseg.tasks.segmentation import Segmentation
 from attnseg.training.state import create_state
 from attnseg.training.step import FINITE, make_train_step
 
-RATE = 1e-5  # of AdamW, here and at the peers
-
-
 # What JAX calls the platform of `jax.default_backend()` when it lowers for one that it names.
 _PLATFORMS = {"gpu": "cuda"}
 
 
 def _compiled(
-    mode: str, function: Callable, args: tuple, target: jax.Device | None = None, **kwargs
+    mode: str,
+    function: Callable,
+    args: tuple,
+    target: jax.Device | None = None,
+    mesh_size: int = 1,
+    **kwargs,
 ) -> tuple[Any, dict[str, float]]:
     """The program for `args`, here or for `target`, and what compiler and clock say of it."""
     start = time.perf_counter()
@@ -56,7 +58,9 @@ def _compiled(
     platform = jax.default_backend()
     if platform == "cpu":
         return program, facts | account.work(program)
-    facts |= account.work_before_compilation(function, args, _PLATFORMS.get(platform, platform))
+    if mesh_size == 1:  # else these would be the operations of all devices
+        name = _PLATFORMS.get(platform, platform)
+        facts |= account.work_before_compilation(function, args, name)
     # At least what it is given and gives has to pass through the memory.
     return program, facts | {"bytes": facts.get("kept", 0.0)}
 
@@ -72,7 +76,7 @@ def network(case: Case, target: jax.Device | None = None) -> Contestant:
       A contestant; its facts are those of one device.
 
     Raises:
-      UserError: fewer devices than the case asks for.
+      UserError: fewer devices than the case asks for, or gradients that are not finite.
     """
     there = jax.devices()
     check(
@@ -115,8 +119,9 @@ def network(case: Case, target: jax.Device | None = None) -> Contestant:
 
     like = jax.eval_shape(init, jax.random.key(0))
     options = {"donate_argnums": 0, "out_shardings": replicated(mesh)}
-    train, train_facts = _compiled("train", step, (like, batch), target, **options)
-    infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]), target)
+    where = target, case.devices
+    train, train_facts = _compiled("train", step, (like, batch), *where, **options)
+    infer, infer_facts = _compiled("infer", forward, (like, batch[IMAGE]), *where)
     count = sum(x.size for x in jax.tree_util.tree_leaves(like.params))
     facts = {"infer": infer_facts, "train": train_facts}
     if target is not None:

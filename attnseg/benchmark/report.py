@@ -79,12 +79,12 @@ def markdown(
     if any(record["case"]["devices"] > 1 for record in records if "error" not in record):
         lines += ["Memory, GFLOP and GB are those of one device.", ""]
     if platform != "cpu":
-        lines += ["float32 is TF32 in products. GFLOP: before compilation. GB: arguments, results."]
+        lines += ["GFLOP: before compilation. GB: arguments and results. float32 products: TF32."]
         lines += [""]
     lines += [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
     firsts: dict[str, dict] = {}
     for record in records:
-        if record["who"] == OURS:
+        if record["who"] == OURS and "error" not in record:
             firsts[record["title"]] = record
     for record in records:
         if "error" in record:

@@ -90,19 +90,20 @@ def run(
       The path of the table.
 
     Raises:
-      UserError: JAX runs on another platform.
+      UserError: JAX runs on another platform, or what the machine can do cannot be measured.
     """
     here, limits = roofline.measure_apart()
     check(
         platform in (None, here),
         f"these cases are for a {platform}, and JAX runs on a {here}; pip install "
-        f"'attnseg[cuda12]' gives it a GPU, JAX_PLATFORMS=cpu keeps it from one.",
+        f"'attnseg[cuda12]' gives it a GPU, JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= before the "
+        f"command keeps all from one.",
     )
     records: list[dict] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases, start=1):
         say(f"{index}/{len(cases)} {case.title}")
-        records += run_case(case, rounds, peer_python, say)
+        records += run_case(case, rounds, peer_python, say, here)
         heading = _heading(records)
         table = report.markdown(records, limits, heading, here)
         _write(output, table, {"limits": limits, "heading": heading, "records": records})

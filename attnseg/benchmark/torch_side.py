@@ -5,17 +5,16 @@ PyTorch is imported when a worker asks for it; the package itself needs none.
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from attnseg.benchmark import torch_networks
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
-from attnseg.benchmark.contestant import Contestant
+from attnseg.benchmark.contestant import RATE, Contestant, calls_for, check_platform, timed
 from attnseg.core.errors import UserError
 
-RATE = 1e-5  # of AdamW, as ours
 AUX_WEIGHT = 0.4  # of the auxiliary head's loss, as `attnseg.tasks.segmentation` has it
 _MIT = {  # widths, depths, decoder width (arXiv:2105.15203, table 6)
     "segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
@@ -27,7 +26,7 @@ _MIT = {  # widths, depths, decoder width (arXiv:2105.15203, table 6)
 }
 # Memory formats of torch, and what they are called; which is faster differs by network and chip.
 _LAYOUTS = {"contiguous_format": "NCHW", "channels_last": "NHWC"}
-_TRIALS = 2
+_TRIALS = 2  # measurements of each
 _TIMM = {"swin_t": "swin_tiny_patch4_window7_224", "resnet50": "resnet50", "resnet101": "resnet101"}
 
 
@@ -60,61 +59,77 @@ def _network(case: Case):
     return network, network
 
 
-def _device(module: str = "") -> dict:
-    """Fields of a `Contestant`; `module` is a package whose version is told beside torch's.
+def _device(wanted: str, package: str = "") -> tuple[Any, dict]:
+    """The device, and fields of a `Contestant`; the version of `package` is told beside torch's.
 
-    On a GPU float32 products are TF32, as in XLA, and cuDNN's algorithms are found by trial.
+    Of torch's settings on a GPU float32 products become TF32, as XLA's are, and cuDNN's algorithms
+    are found by trial.
+
+    Raises:
+      UserError: torch does not run on the platform `wanted`.
     """
     import torch
 
     used = [f"torch {torch.__version__}"]
-    if module:
-        used.append(f"{module} {metadata.version(module)}")
-    if not torch.cuda.is_available():
+    if package:
+        used.append(f"{package} {metadata.version(package)}")
+    found = "gpu" if torch.cuda.is_available() else "cpu"
+    if found == "cpu":
         name = f"cpu, {torch.get_num_threads()} threads"
-        return {"wait": lambda _: None, "device": ", ".join([name, *used]), "platform": "cpu"}
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    else:
+        name = torch.cuda.get_device_name()
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    fields = {"device": ", ".join([name, *used]), "platform": found, "wait": lambda _: None}
+    check_platform(found, fields["device"], wanted)
+    if found == "cpu":
+        return torch.device("cpu"), fields
 
     def peak() -> int:
         most = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         return most
 
-    return {
-        "wait": lambda _: torch.cuda.synchronize(),
-        "device": ", ".join([torch.cuda.get_device_name(), *used]),
-        "platform": "gpu",
-        "peak": peak,
-    }
+    fields |= {"wait": lambda _: torch.cuda.synchronize(), "peak": peak}
+    return torch.device("cuda"), fields
 
 
-def _faster(run: Callable[[str], None], wait: Callable[[Any], None]) -> str:
+def _faster(run: Callable[[str], None], wait: Callable[[Any], None], platform: str) -> str:
     """The layout of `_LAYOUTS` in which `run(layout)` takes less time."""
     seconds = {}
     for layout in _LAYOUTS:
-        run(layout)
-        wait(None)
-        turns = []
-        for _ in range(_TRIALS):
-            begun = time.perf_counter()
-            run(layout)
-            wait(None)
-            turns.append(time.perf_counter() - begun)
-        seconds[layout] = min(turns)
+        once = functools.partial(run, layout)
+        timed(once, wait)
+        calls = calls_for(timed(once, wait), platform)
+        seconds[layout] = min(timed(once, wait, calls) for _ in range(_TRIALS))
     return min(seconds, key=seconds.get)
 
 
-def build(case: Case, *, compile_it: bool) -> Contestant:
-    """The case in PyTorch, each pass in the faster one of its two layouts."""
+def _layouts(passes: dict[str, Callable[[str], None]], fields: dict) -> dict[str, str]:
+    """The layout of each pass; what the trials held of a GPU's memory is given back."""
+    import torch
+
+    chosen = {
+        mode: _faster(run, fields["wait"], fields["platform"]) for mode, run in passes.items()
+    }
+    if fields["platform"] == "gpu":
+        torch.cuda.empty_cache()
+    return chosen
+
+
+def build(case: Case, platform: str, *, compile_it: bool) -> Contestant:
+    """The case in PyTorch, each pass in the layout in which it is faster before compilation.
+
+    Raises:
+      UserError: torch does not run on `platform`, or there is no such network.
+    """
     if case.name in OPERATORS:
-        return _operator(case, compile_it=compile_it)
+        return _operator(case, platform, compile_it=compile_it)
     import torch
     from torch.nn import functional
 
     package = "transformers" if case.name in _MIT else "timm" if case.name in _TIMM else ""
-    fields = _device(package)
-    device = torch.device("cpu" if fields["platform"] == "cpu" else "cuda")
+    device, fields = _device(platform, package)
     torch.manual_seed(0)
     network, call = _network(case)
     network.to(device)
@@ -163,7 +178,7 @@ def build(case: Case, *, compile_it: bool) -> Contestant:
         network.zero_grad(set_to_none=True)
         function(images).backward()
 
-    layouts = {"infer": _faster(infer, fields["wait"]), "train": _faster(gradients, fields["wait"])}
+    layouts = _layouts({"infer": infer, "train": gradients}, fields)
     arrange(layouts["train"])
     network.zero_grad(set_to_none=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, fused=True)
@@ -176,7 +191,8 @@ def build(case: Case, *, compile_it: bool) -> Contestant:
 
     count = sum(p.numel() for p in network.parameters())
     runs = {"infer": lambda: infer(layouts["infer"], predict), "train": train}
-    return Contestant(runs, parameters=count, note=_told(layouts), **fields)
+    note = _told(layouts)
+    return Contestant(runs, parameters=count, note=note, compiles=compile_it, **fields)
 
 
 def _told(layouts: dict[str, str]) -> str:
@@ -184,11 +200,10 @@ def _told(layouts: dict[str, str]) -> str:
     return " / ".join(_LAYOUTS[layout] for layout in dict.fromkeys(layouts.values()))
 
 
-def _operator(case: Case, *, compile_it: bool) -> Contestant:
+def _operator(case: Case, platform: str, *, compile_it: bool) -> Contestant:
     import torch
 
-    fields = _device()
-    device = torch.device("cpu" if fields["platform"] == "cpu" else "cuda")
+    device, fields = _device(platform)
     function = torch_networks.operator(case.name)
     dtype = getattr(torch, case.dtype)
     # Maps as torch wants them, [n c h w]; a kernel [kh kw 1 c] becomes [c 1 kh kw].
@@ -211,8 +226,8 @@ def _operator(case: Case, *, compile_it: bool) -> Contestant:
     def train(layout: str, function: Callable = function) -> None:
         torch.autograd.grad(function(*given[layout]), given[layout], seeds[layout])
 
-    layouts = {"infer": _faster(infer, fields["wait"]), "train": _faster(train, fields["wait"])}
-    for holder in (given, seeds):  # so that the memory is that of one layout
+    layouts = _layouts({"infer": infer, "train": train}, fields)
+    for holder in (given, seeds):  # what no pass uses would count as memory
         for layout in set(_LAYOUTS) - set(layouts.values()):
             del holder[layout]
     run = torch.compile(function) if compile_it else function
@@ -220,4 +235,4 @@ def _operator(case: Case, *, compile_it: bool) -> Contestant:
         "infer": lambda: infer(layouts["infer"], run),
         "train": lambda: train(layouts["train"], run),
     }
-    return Contestant(runs, note=_told(layouts), **fields)
+    return Contestant(runs, note=_told(layouts), compiles=compile_it, **fields)

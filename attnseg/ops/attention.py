@@ -3,7 +3,7 @@
 Softmax attention keeps its inputs, its output and one number a query for the backward pass, which
 recomputes the weights (the identity of FlashAttention, arXiv:2205.14135, section 3.1): the l x s
 map, by far the largest array of a block, does not live from the forward to the backward pass, and
-queries are worked through in blocks, so that it never exists whole.
+queries are worked through in blocks, so that a large one never exists whole.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from attnseg.ops.resize import is_static
 class _Block(NamedTuple):
     """How much of one example's map is worked on at once, about: the largest of three."""
 
-    logits: int
-    of_a_head: int  # logits as well
+    logits: int  # of all heads
+    of_a_head: int  # logits of one head
     queries: int  # fewer would leave products too thin
 
 
 # By platform: on a CPU what the cache holds (512 queries of 256 keys), elsewhere what memory holds
-# easily. Thin products cost the backward pass of a CPU, which has five of them for two, more than
-# logits that outgrow the nearest cache.
+# easily. The backward pass has five products where the forward pass has two: on a CPU thin ones
+# cost it more than logits that outgrow the nearest cache.
 _FORWARD = {"cpu": _Block(1 << 17, 0, 64), "default": _Block(1 << 24, 0, 64)}
 _BACKWARD = {"cpu": _Block(1 << 18, 1 << 17, 256), "default": _FORWARD["default"]}
 _WHOLE = 4  # blocks up to which the map is formed at once

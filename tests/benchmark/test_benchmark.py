@@ -5,6 +5,8 @@ import importlib.util
 import json
 import re
 import runpy
+import subprocess
+import sys
 import time
 
 import jax
@@ -16,6 +18,7 @@ from attnseg.benchmark import (
     account,
     cases,
     contest,
+    contestant,
     operators,
     ours,
     report,
@@ -181,7 +184,7 @@ def test_a_contestant_that_cannot_run_is_a_row_and_not_the_end():
     assert "no_such_model" in report.markdown([record], {"bytes": 1e9}, "here")
 
 
-READY = '{"ready_s": 1.0, "parameters": 0, "device": "it", "platform": "cpu", "note": "NHWC"}'
+READY = '{"parameters": 0, "device": "it", "platform": "cpu", "note": "NHWC"}'
 SERVES = """while read line; do case "$line" in
 *facts*) echo '{"facts": {}, "resident": 1}';; *) echo '{"seconds": [0.2, 0.1, 0.3]}';; esac; done
 """
@@ -207,17 +210,15 @@ def program(tmp_path, monkeypatch):
         (f"echo '{READY}'; read line; echo no kernel image >&2; exit 3", "with 3.*no kernel image"),
         (f"echo '{READY}'; read line; echo '{{\"seconds\": [1.0]}}'; exit 4", "ended with 4"),
         ("echo good morning", "good morning"),
-        (
-            f"echo '{READY.replace('cpu', 'gpu')}'; {SERVES}",
-            "runs on a gpu .it., ours on a c",
-        ),
-        ("exec sleep 60", "no answer in 1 s"),
+        (f"echo '{READY}'; read line; kill -9 $$", "with -9 .out of memory"),
+        ("exec sleep 60", "no answer in 2 s"),
         (None, "cannot be started"),
     ],
-    ids=["died", "died idle", "garbage", "elsewhere", "silent", "missing"],
+    ids=["died", "died idle", "garbage", "killed", "silent", "missing"],
 )
 def test_the_run_goes_on_without_a_peer(program, monkeypatch, does, said):
-    monkeypatch.setattr(contest, "PATIENCE", 1.0)
+    if does and "sleep" in does:
+        monkeypatch.setattr(contest, "PATIENCE", 2.0)
     peer = "no/such/python" if does is None else program(does)
     case = dataclasses.replace(TINY, peers=(TORCH,))
     ours_, torch = contest.run_case(case, 2, peer, lambda line: None)
@@ -240,9 +241,13 @@ def test_what_the_machine_can_do_is_measured_apart():
 
 
 def test_operations_counted_for_a_gpu_that_is_not_here():
-    a, b = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 16), (16, 32)))
-    work = account.work_before_compilation(jax.numpy.matmul, (a, b), "cuda")
-    assert work == {"flops": 2 * 8 * 16 * 32}
+    def product(a, b):
+        thrice = lambda a, b: a @ b @ b @ b  # noqa: E731
+        return jax.lax.platform_dependent(a, b, cpu=thrice, default=jax.numpy.matmul)
+
+    a, b = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 16), (16, 16)))
+    work = account.work_before_compilation(product, (a, b), "cuda")
+    assert work == {"flops": 2 * 8 * 16 * 16}
 
 
 def test_gradients_come_with_the_result():
@@ -252,25 +257,55 @@ def test_gradients_come_with_the_result():
 
 
 def test_short_calls_are_measured_together_on_a_gpu():
-    held, waited = iter((7, 5, 9, 8)), []
+    held, waited, answers = iter((7, 5, 9, 8)), [], []
     runs = {"infer": lambda: "done", "train": lambda: time.sleep(0.02)}
-    made = Contestant(runs, waited.append, "it", "gpu", peak=lambda: next(held))
-    calls = worker._warm_up(made)
-    assert calls["infer"] == worker._MOST_CALLS and 1 <= calls["train"] <= 3
-    assert waited == ["done"] * 2 + [None] * 2
+    made = Contestant(runs, waited.append, "it", "gpu", compiles=True, peak=lambda: next(held))
+    lines = ['{"mode": "train"}', '{"mode": "facts"}']
+    worker._serve(made, lines, answers.append, lambda: None)
+    _, turn, told = answers
+    assert len(turn["seconds"]) == worker.COUNTED and 0.02 <= min(turn["seconds"]) < 0.04
+    assert waited == ["done"] * 2 + [None] * (2 + 1 + worker.COUNTED)
     # The peak of the second call: the first one looks for algorithms.
-    assert [made.facts[mode]["memory"] for mode in runs] == [5, 8]
-    assert worker._warm_up(dataclasses.replace(made, platform="cpu", peak=lambda: None)) == {
-        "infer": 1,
-        "train": 1,
-    }
+    assert [told["facts"][mode]["memory"] for mode in runs] == [5, 8]
+    assert told["facts"]["train"]["compile_s"] >= 0.02
+    assert contestant.calls_for(1e-9, "gpu") == contestant._MOST_CALLS
+    assert contestant.calls_for(0.02, "gpu") == 3 and contestant.calls_for(0.02, "cpu") == 1
+
+
+def test_several_calls_are_waited_for_once():
+    begun, waited = [], []
+    contestant.timed(lambda: begun.append(1) or len(begun), waited.append, calls=4)
+    assert len(begun) == 4 and waited == [4]
+
+
+def test_what_libraries_print_is_no_answer():
+    program = """import os
+from attnseg.benchmark.worker import _answers
+out = _answers()
+os.write(1, b"noise of a compiler\\n")
+print("noise of a library", flush=True)
+print("an answer", file=out, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "an answer\n" and done.stderr.count("noise") == 2
+
+
+def test_a_peer_elsewhere_is_refused():
+    contestant.check_platform("cpu", "it", "cpu")
+    with pytest.raises(UserError, match="runs on a cpu .it., ours on a gpu"):
+        contestant.check_platform("cpu", "it", "gpu")
+
+
+def test_a_step_that_leaves_out_its_update_is_not_timed(shrunk, monkeypatch):
+    monkeypatch.setattr(ours, "IMAGENET", ours.IMAGENET._replace(std=(0.0,) * 3))
+    with pytest.raises(UserError, match="not finite"):
+        ours.build(Case("conv2former_n_cifar", (16, 16), 2, 3, peers=()))
 
 
 def test_the_faster_layout_is_found_by_trial():
     slow = {"contiguous_format": 0.02, "channels_last": 0.0}
-    assert torch_side._faster(lambda layout: time.sleep(slow[layout]), lambda _: None) == (
-        "channels_last"
-    )
+    run = lambda layout: time.sleep(slow[layout])  # noqa: E731
+    assert torch_side._faster(run, lambda _: None, "cpu") == "channels_last"
 
 
 def test_cases_are_chosen_by_several_texts(tmp_path, monkeypatch):
