@@ -20,7 +20,7 @@ class Case:
       size: sides h, w of the image, or of an operator's map.
       batch: examples.
       width: classes of a model, channels of an operator.
-      dtype: "float32" or "bfloat16" (torch: autocast).
+      dtype: "float32" or "bfloat16" (torch: autocast of networks).
       kernel: sides of a depthwise kernel; of depthwise convolution only.
       peers: who else runs it.
       devices: how many share the batch; more than one for our models only.

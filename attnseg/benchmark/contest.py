@@ -55,15 +55,25 @@ class Worker:
                 text=True,
                 errors="replace",
                 env=environment(who),
+                start_new_session=True,  # what it starts, as a compiler, ends with it
             )
         except OSError as error:
             self._said.close()
             raise UserError(f"{who}: {python} cannot be started: {error}.") from error
-        self.about = self._answer()
+        try:
+            self.about = self._answer()
+        except BaseException:  # Ctrl-C, too, while it compiles
+            self._kill()
+            self.close()
+            raise
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _answer(self) -> dict:
         late = threading.Event()
-        watch = threading.Timer(PATIENCE, lambda: (late.set(), self.process.kill()))
+        watch = threading.Timer(PATIENCE, lambda: (late.set(), self._kill()))
         watch.daemon = True
         watch.start()
         try:
@@ -74,6 +84,8 @@ class Worker:
             try:
                 answer = json.loads(line)
             except ValueError:
+                answer = None
+            if not isinstance(answer, dict):
                 answer = {"error": f'"{line.strip()[:_SAID]}" is no answer'}
         else:
             answer = {"error": self._last_words(late.is_set())}
@@ -83,7 +95,7 @@ class Worker:
         return answer
 
     def _last_words(self, late: bool) -> str:
-        code = self.process.wait()
+        code = self._ended()
         if late:
             why = f"no answer in {PATIENCE:.0f} s"
         else:
@@ -104,15 +116,20 @@ class Worker:
             self.process.stdin.flush()
         return self._answer()
 
+    def _ended(self) -> int:
+        """The status of the process, which has half a minute to end."""
+        try:
+            return self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return self.process.wait()
+
     def close(self) -> None:
         """Ends the process."""
         with contextlib.suppress(BrokenPipeError):  # closing writes what could not be written
             self.process.stdin.close()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._ended()
+        self._kill()  # what it has started and left
         self.process.stdout.close()
         self._said.close()
 

@@ -9,7 +9,7 @@ from attnseg.benchmark.cases import Case
 from attnseg.benchmark.contestant import RATE, Contestant, check_platform
 from attnseg.core.errors import UserError
 
-# Depths, first width and decoder width of each size (arXiv:2105.15203, table 6).
+# Depths, widths and decoder width of each size (arXiv:2105.15203, table 6).
 _SIZES = {
     "segformer_b0": ((2, 2, 2, 2), (32, 64, 160, 256), 256),
     "segformer_b2": ((3, 4, 6, 3), (64, 128, 320, 512), 768),

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
@@ -74,8 +75,9 @@ def main() -> None:
         try:
             _serve(_build(case, who, platform), sys.stdin, answer, ease)
         except Exception as error:  # reported as the row's result; the others go on
-            answer({"error": f"{type(error).__name__}: {error}"[:300]})
-            raise  # with its traceback, to the standard error
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.name}, line {place.lineno} of {place.filename}"
+            answer({"error": f"{type(error).__name__}: {str(error)[:300]} ({where})"})
 
 
 def _warm_up(contestant: Contestant) -> dict[str, int]:
@@ -115,8 +117,9 @@ def _serve(
             continue
         run, wait = contestant.runs[mode], contestant.wait
         ease()
-        timed(run, wait)  # uncounted: the caches are full of another process's work
-        answer({"seconds": [timed(run, wait, calls[mode]) for _ in range(COUNTED)]})
+        # The first one is not counted: the caches are full of another process's work.
+        _, *seconds = [timed(run, wait, calls[mode]) for _ in range(1 + COUNTED)]
+        answer({"seconds": seconds})
 
 
 if __name__ == "__main__":
