@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import jax
 from jax.sharding import SingleDeviceSharding
+
+
+def compiled(
+    make: Callable[[], jax.stages.Compiled],
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """What `make` traces and compiles, with its `memory` and the seconds it took, ``compile_s``."""
+    begun = time.perf_counter()
+    program = make()
+    return program, {"compile_s": time.perf_counter() - begun} | memory(program)
 
 
 def memory(program: jax.stages.Compiled) -> dict[str, float]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from attnseg.benchmark.cases import KERAS, OURS, Case
-from attnseg.core.errors import UserError
+from attnseg.core.errors import UserError, check
 
 MODES = ("infer", "train")
 PATIENCE = 1800.0  # seconds a contestant may take for an answer
@@ -60,18 +60,23 @@ class Worker:
         except OSError as error:
             self._said.close()
             raise UserError(f"{who}: {python} cannot be started: {error}.") from error
-        try:
-            self.about = self._answer()
-        except BaseException:  # Ctrl-C, too, while it compiles
-            self._kill()
-            self.close()
-            raise
+        self.about = self._answer()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def _answer(self) -> dict:
+        try:
+            answer = self._read()
+            check("error" not in answer, f"{self.who}: {answer.get('error')}")
+            return answer
+        except BaseException:  # Ctrl-C, too, while it compiles
+            self._kill()
+            self.close()
+            raise
+
+    def _read(self) -> dict:
         late = threading.Event()
         watch = threading.Timer(PATIENCE, lambda: (late.set(), self._kill()))
         watch.daemon = True
@@ -80,19 +85,13 @@ class Worker:
             line = self.process.stdout.readline()
         finally:
             watch.cancel()
-        if line and not late.is_set():
-            try:
-                answer = json.loads(line)
-            except ValueError:
-                answer = None
-            if not isinstance(answer, dict):
-                answer = {"error": f'"{line.strip()[:_SAID]}" is no answer'}
-        else:
-            answer = {"error": self._last_words(late.is_set())}
-        if "error" in answer:
-            self.close()
-            raise UserError(f"{self.who}: {answer['error']}")
-        return answer
+        if late.is_set() or not line:
+            return {"error": self._last_words(late.is_set())}
+        with contextlib.suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                return answer
+        return {"error": f'"{line.strip()[:_SAID]}" is no answer'}
 
     def _last_words(self, late: bool) -> str:
         code = self._ended()

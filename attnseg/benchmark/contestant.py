@@ -61,6 +61,15 @@ def calls_for(seconds: float, platform: str) -> int:
     return min(max(math.ceil(_LEAST / seconds), 1), _MOST_CALLS)
 
 
+def fastest(
+    run: Callable[[], Any], wait: Callable[[Any], Any], platform: str, measurements: int
+) -> float:
+    """Seconds of a call in the fastest measurement, after a first call that may compile."""
+    timed(run, wait)
+    calls = calls_for(timed(run, wait), platform)
+    return min(timed(run, wait, calls) for _ in range(measurements))
+
+
 def check_platform(found: str, device: str, wanted: str) -> None:
     """Refuses a peer that would run elsewhere than ours.
 

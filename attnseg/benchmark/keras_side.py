@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from attnseg.benchmark import account
 from attnseg.benchmark.cases import Case
 from attnseg.benchmark.contestant import RATE, Contestant, check_platform
@@ -78,10 +76,10 @@ def build(case: Case, platform: str) -> Contestant:
         held = [state[0][i] for i in trained], [state[1][i] for i in others]
         return low.stateless_call(*held, images, training=False)[0]
 
-    infer, infer_facts = _compiled(jax.jit(forward), state, images)
     # What `train_on_batch` runs, without its copies from the host.
     whole = jax.jit(model.train_step, donate_argnums=0)
-    step, train_facts = _compiled(whole, state, (images, labels))
+    infer, infer_facts = account.compiled(lambda: jax.jit(forward).lower(state, images).compile())
+    step, train_facts = account.compiled(lambda: whole.lower(state, (images, labels)).compile())
 
     def train():
         nonlocal state
@@ -92,10 +90,3 @@ def build(case: Case, platform: str) -> Contestant:
     facts = {"infer": infer_facts, "train": train_facts}
     count = model.count_params()
     return Contestant(runs, jax.block_until_ready, device, platform, parameters=count, facts=facts)
-
-
-def _compiled(function, *args):
-    """The program, and its facts."""
-    begun = time.perf_counter()
-    program = function.lower(*args).compile()
-    return program, {"compile_s": time.perf_counter() - begun} | account.memory(program)

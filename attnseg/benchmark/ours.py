@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,21 +39,16 @@ def _compiled(
     **kwargs,
 ) -> tuple[Any, dict[str, float]]:
     """The program for `args`, here or for `target`, and what compiler and clock say of it."""
-    start = time.perf_counter()
-    if target is None:
-        jitted = jax.jit(function, compiler_options=compiler_options(mode), **kwargs)
-        program = jitted.lower(*args).compile()
-    else:
+    if target is not None:
         place = SingleDeviceSharding(target)
         args = jax.tree_util.tree_map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args
         )
         kwargs["out_shardings"] = place
-        lowered = jax.jit(function, **kwargs).lower(*args)
-        program = targets.compile_there(lowered)
-    facts = {"compile_s": time.perf_counter() - start} | account.memory(program)
-    if target is not None:
-        return program, facts
+        jitted = jax.jit(function, **kwargs)
+        return account.compiled(lambda: targets.compile_there(jitted.lower(*args)))
+    jitted = jax.jit(function, compiler_options=compiler_options(mode), **kwargs)
+    program, facts = account.compiled(lambda: jitted.lower(*args).compile())
     platform = jax.default_backend()
     if platform == "cpu":
         return program, facts | account.work(program)

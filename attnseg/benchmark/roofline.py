@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from attnseg.benchmark.contest import environment
+from attnseg.benchmark.contestant import fastest
 from attnseg.core.errors import UserError
 
-_CALLS = 20  # issued one after the other on a GPU, and waited for together
 
-
-def _best(run: Callable[..., jax.Array], *args: jax.Array, repeats: int, calls: int) -> float:
+def _least(run: Callable[..., jax.Array], *args: jax.Array, repeats: int) -> float:
     """Seconds of the fastest call; each call takes the result of the last as its first argument."""
     first, *others = args
-    seconds = []
-    for _ in range(repeats + 1):  # the first one compiles
-        start = time.perf_counter()
-        for _ in range(calls):
-            first = run(first, *others)
-        jax.block_until_ready(first)
-        seconds.append((time.perf_counter() - start) / calls)
-    return min(seconds)
+
+    def once() -> jax.Array:
+        nonlocal first
+        first = run(first, *others)
+        return first
+
+    return fastest(once, jax.block_until_ready, jax.default_backend(), repeats)
 
 
 def measure(repeats: int = 5) -> dict[str, float]:
@@ -37,16 +34,16 @@ def measure(repeats: int = 5) -> dict[str, float]:
     GPU float32 products are TF32, as XLA computes them unless told otherwise.
     """
     large = jax.default_backend() != "cpu"
-    often = {"repeats": repeats, "calls": _CALLS if large else 1}
     numbers = jnp.zeros(1 << (28 if large else 24), jnp.float32)
     moved = 2 * numbers.nbytes
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-    limits = {"bytes": moved / _best(add, numbers, **often)}
+    limits = {"bytes": moved / _least(add, numbers, repeats=repeats)}
     side = 8192 if large else 1536
     product = jax.jit(jnp.matmul)
     for dtype in ("float32", "bfloat16") if large else ("float32",):
         matrix = jnp.full((side, side), 1 / side, dtype)
-        limits[f"flops/{dtype}"] = 2 * side**3 / _best(product, matrix, matrix, **often)
+        seconds = _least(product, matrix, matrix, repeats=repeats)
+        limits[f"flops/{dtype}"] = 2 * side**3 / seconds
     return limits
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from attnseg.benchmark import torch_networks
 from attnseg.benchmark.cases import OPERATORS, Case, shapes
-from attnseg.benchmark.contestant import RATE, Contestant, calls_for, check_platform, timed
+from attnseg.benchmark.contestant import RATE, Contestant, check_platform, fastest
 from attnseg.core.errors import UserError
 
 AUX_WEIGHT = 0.4  # of the auxiliary head's loss, as `attnseg.tasks.segmentation` has it
@@ -96,12 +96,10 @@ def _device(wanted: str, package: str = "") -> tuple[Any, dict]:
 
 def _faster(run: Callable[[str], None], wait: Callable[[Any], None], platform: str) -> str:
     """The layout of `_LAYOUTS` in which `run(layout)` takes less time."""
-    seconds = {}
-    for layout in _LAYOUTS:
-        once = functools.partial(run, layout)
-        timed(once, wait)
-        calls = calls_for(timed(once, wait), platform)
-        seconds[layout] = min(timed(once, wait, calls) for _ in range(_TRIALS))
+    seconds = {
+        layout: fastest(functools.partial(run, layout), wait, platform, _TRIALS)
+        for layout in _LAYOUTS
+    }
     return min(seconds, key=seconds.get)
 
 
