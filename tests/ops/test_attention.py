@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attnseg.core.compiler import compiler_options
 from attnseg.ops import attention
 from attnseg.ops.attention import dot_product_attention, softmax_attention
 
@@ -43,14 +44,16 @@ def both(query, key, value, grad):
     return out, vjp(grad)
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "blocks"])
+@pytest.fixture(params=["whole", "streamed", "blocks"])
 def blocks(request, monkeypatch):
-    """The map formed at once, and in blocks of few queries."""
-    if request.param:
+    """The map formed at once, and in blocks of few queries, with the softmax streamed and not."""
+    if request.param != "whole":
         small = dict.fromkeys(("cpu", "default"), attention._Block(1, 1, 4))
         monkeypatch.setattr(attention, "_FORWARD", small)
         monkeypatch.setattr(attention, "_BACKWARD", small)
-    return request.param
+        monkeypatch.setattr(attention, "_STREAMED_LOGITS", 6 * 5 * 4)
+    if request.param == "blocks":
+        monkeypatch.setattr(attention, "_STREAMED_MAPS", 0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0])  # exp alone overflows float32 at the second
@@ -87,6 +90,15 @@ def test_no_map_of_all_pairs_lives_on_to_the_backward_pass():
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
     pairs = 4 * 4096 * 4096
     assert compiled.memory_analysis().temp_size_in_bytes < pairs / 4
+
+
+@pytest.mark.skipif(not compiler_options("infer"), reason="an XLA that makes no such operation")
+def test_with_few_keys_a_map_never_exists():
+    query = jax.ShapeDtypeStruct((2, 1, 4096, 32), jnp.float32)
+    keys = jax.ShapeDtypeStruct((2, 1, 256, 32), jnp.float32)
+    jitted = jax.jit(softmax_attention, compiler_options=compiler_options("infer"))
+    compiled = jitted.lower(query, keys, keys).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 2 * 4096 * 256 / 4
 
 
 def test_over_a_grid_with_heads():
