@@ -42,15 +42,14 @@ def _strip_gradient(exponentials, sums, labels, factors, smoothing: float):
 def _run(logits, labels, factors, smoothing, gamma, with_gradient):
     def run(logits, labels, factors, *, platform: str):
         rows = strip_rows(logits.shape, labels.shape[2], platform)
-        strips = Strips(logits.shape, labels.shape[1:], rows)
+        strips = Strips(logits.shape, labels.shape[1:], rows, adds=platform == "cpu")
         dtype = accumulator(logits)
 
         def strip(carry, inputs):
             total, gradient = carry
             first, band, labels, factors = inputs
             part = strips.part(logits, first)
-            enlarge = functools.partial(strips.enlarge, band=band)
-            wide = enlarge(part)
+            wide = strips.enlarge(part, band)
             loss, *shares = _strip_losses(wide, labels, smoothing)
             if gamma:
                 loss, slope = jax.vjp(lambda x: focal_of(x, gamma), loss)
@@ -59,9 +58,7 @@ def _run(logits, labels, factors, smoothing, gamma, with_gradient):
                 if gamma:
                     factors = slope(factors)[0]
                 wide = _strip_gradient(*shares, labels, factors, smoothing)
-                like = jax.ShapeDtypeStruct(part.shape, dtype)
-                narrow = jax.linear_transpose(enlarge, like)(wide)[0]
-                gradient = strips.add(gradient, narrow, first)
+                gradient = strips.add(gradient, strips.narrow(wide, band, logits.shape[2]), first)
             return (total, gradient), None
 
         zero = jnp.zeros(logits.shape if with_gradient else (), dtype)

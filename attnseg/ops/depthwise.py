@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from attnseg.ops.direct_conv import direct_conv
-from attnseg.ops.platforms import is_plain
+from attnseg.ops.platforms import apart, is_plain
 from attnseg.ops.precision import accumulator
 from attnseg.ops.resize import is_static
 
@@ -178,15 +178,6 @@ def _pays_as_matrix(x: Array, kernel: Array) -> bool:
     return 3 * pixels <= 2 * taps and n * taps >= 32 * pixels
 
 
-def _apart(x: Array, kernel: Array) -> Array:
-    """`_shift_and_add` in a branch that is always taken.
-
-    XLA would draw it into the writing of its block, which it gives one thread.
-    """
-    taken = kernel.ravel()[0] * 0 != 1  # of NaN and infinity as well
-    return jax.lax.cond(taken, _shift_and_add, lambda x, _: jnp.zeros_like(x), x, kernel)
-
-
 def _forward_cpu(x: Array, kernel: Array) -> Array:
     if _pays_as_matrix(x, kernel):
         return _matrix_conv(x, kernel)
@@ -199,7 +190,8 @@ def _forward_cpu(x: Array, kernel: Array) -> Array:
 
     def part(first: Array) -> Array:
         parts = [jax.lax.dynamic_slice_in_dim(a, first, block, axis=-1) for a in (x, kernel)]
-        return _apart(*parts)
+        # XLA would draw the sum into the writing of its block, which it gives one thread.
+        return apart(_shift_and_add, *parts)
 
     return _by_block(part, block, x, kernel)
 

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from attnseg.ops.platforms import apart, by_platform
 from attnseg.ops.precision import accumulator
 from attnseg.ops.resize import bilinear_matrix, resize_bilinear
 
 # Numbers of one enlarged strip, by platform: what the cache holds, and what keeps a GPU busy.
 _STRIP = {"cpu": 1 << 20, "default": 1 << 26}
+_ADDED = 32  # rows of a strip, and of what it is made of, that are added up one by one
+_MANY = 64  # classes from which a CPU gains by strips that its cache holds for arg-max and counts
 
 
 @functools.lru_cache(maxsize=64)
@@ -48,15 +51,20 @@ def strip_rows(shape: tuple[int, ...], width: int, platform: str) -> int:
 
 
 class Strips:
-    """An enlargement of [n h w k] to [n size[0] size[1] k], cut into strips of at most `rows`."""
+    """An enlargement of [n h w k] to [n size[0] size[1] k], cut into strips of at most `rows`.
 
-    def __init__(self, shape: tuple[int, ...], size: tuple[int, int], rows: int):
+    With `adds`, for a CPU, the few rows of a strip are sums and not a product, which takes longer
+    and flattens the pixels that all further work on the strip then has to find again.
+    """
+
+    def __init__(self, shape: tuple[int, ...], size: tuple[int, int], rows: int, adds: bool):
         self.h = shape[1]
         self.height, self.width = size
         self.count = -(-self.height // rows)
         self.rows = -(-self.height // self.count)  # strips of nearly the same height
         self.count = -(-self.height // self.rows)
         self.first, self.bands = _bands(self.h, self.height, self.rows)
+        self.adds = adds and max(self.bands.shape[1:]) <= _ADDED
 
     def inputs(self, *maps: Array, beyond: int = 0) -> tuple:
         """What a scan over the strips takes: place, matrix, and the strips of maps [n h w].
@@ -86,10 +94,33 @@ class Strips:
     def enlarge(self, part: Array, band: Array) -> Array:
         """[n length w k] and the strip's matrix -> [n rows size[1] k], float32 at least."""
         n, length, _, k = part.shape
-        part = part.astype(accumulator(part))
-        wide = resize_bilinear(part, (length, self.width)).reshape(n, length, -1)
-        band = jnp.broadcast_to(band.astype(part.dtype), (n, *band.shape))
-        return jnp.matmul(band, wide, precision="highest").reshape(n, self.rows, self.width, k)
+        wide = resize_bilinear(part.astype(accumulator(part)), (length, self.width))
+        band = band.astype(wide.dtype)
+        if self.adds:
+            return apart(_add_rows, wide, band)
+        band = jnp.broadcast_to(band, (n, *band.shape))
+        strip = jnp.matmul(band, wide.reshape(n, length, -1), precision="highest")
+        return strip.reshape(n, self.rows, self.width, k)
+
+    def narrow(self, grad: Array, band: Array, w: int) -> Array:
+        """The transpose of `enlarge`: [n rows size[1] k] -> [n length w k]."""
+        n, k = len(grad), grad.shape[-1]
+        length = self.bands.shape[2]
+        band = band.astype(grad.dtype).T
+        if self.adds:
+            wide = apart(_add_rows, grad, band)
+        else:
+            band = jnp.broadcast_to(band, (n, *band.shape))
+            wide = jnp.matmul(band, grad.reshape(n, self.rows, -1), precision="highest")
+            wide = wide.reshape(n, length, self.width, k)
+        part = jnp.zeros((n, length, w, k), grad.dtype)
+        return jax.vjp(lambda x: resize_bilinear(x, (length, self.width)), part)[1](wide)[0]
+
+
+def _add_rows(x: Array, matrix: Array) -> Array:
+    """[n s w k] and [t s] -> [n t w k], for a few rows."""
+    terms = (x[:, i, None] * matrix[:, i, None, None] for i in range(x.shape[1]))
+    return functools.reduce(jnp.add, terms)
 
 
 def over_strips(
@@ -105,23 +136,29 @@ def over_strips(
       function: ``(enlarged [n r w k], labels [n r w]) -> (sums, rows [n r w])``.
       x: [n h' w' k].
       labels: [n h w].
-      rows: of a strip at most.
+      rows: of a strip at most; on a CPU a strip of many classes has fewer.
       beyond: label of the rows below the map.
 
     Returns:
       The sums over all strips, and the rows put together, [n h w].
     """
-    strips = Strips(x.shape, labels.shape[1:], rows)
 
-    def strip(first: Array, band: Array, labels: Array) -> tuple[Any, Array]:
-        return function(strips.enlarge(strips.part(x, first), band), labels)
+    def run(x: Array, labels: Array, *, platform: str) -> tuple[Any, Array]:
+        small = platform == "cpu" and x.shape[-1] >= _MANY
+        most = min(rows, strip_rows(x.shape, labels.shape[2], platform)) if small else rows
+        strips = Strips(x.shape, labels.shape[1:], most, adds=small)
 
-    def step(sums: Any, inputs: tuple) -> tuple[Any, Array]:
-        more, rows = strip(*inputs)
-        return jax.tree_util.tree_map(jnp.add, sums, more), rows
+        def strip(first: Array, band: Array, labels: Array) -> tuple[Any, Array]:
+            return function(strips.enlarge(strips.part(x, first), band), labels)
 
-    inputs = strips.inputs(labels, beyond=beyond)
-    like = jax.eval_shape(strip, *(a[0] for a in inputs))[0]
-    zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-    sums, parts = jax.lax.scan(step, zeros, inputs)
-    return sums, strips.joined(parts)
+        def step(sums: Any, inputs: tuple) -> tuple[Any, Array]:
+            more, rows = strip(*inputs)
+            return jax.tree_util.tree_map(jnp.add, sums, more), rows
+
+        inputs = strips.inputs(labels, beyond=beyond)
+        like = jax.eval_shape(strip, *(a[0] for a in inputs))[0]
+        zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+        sums, parts = jax.lax.scan(step, zeros, inputs)
+        return sums, strips.joined(parts)
+
+    return by_platform(run, x, labels)
